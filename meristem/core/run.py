@@ -1,0 +1,57 @@
+"""`Run`: everything that decides what a training run computes. A recipe returns one; a run folder keeps one.
+
+The resolved Run is written to `recipe.json` before the first step, and `meristem pretrain --from RUN` repeats it.
+Field meanings stand beside the fields; units are in the names or the comments.
+"""
+from dataclasses import dataclass, field
+from typing import Literal
+
+from meristem.core.config import Part
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on. `corpus` is a folder that `meristem curate` wrote."""
+
+    corpus: str = ""
+    codec: Part = field(default_factory=lambda: Part("bpe", {"vocab": 4096}))
+    examples: str = ""                  # "" = packed documents; else an entry of data.examples ("function_bodies")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How it is trained. Rows are sequences of `context` tokens; `batch` counts rows per update over all ranks."""
+
+    steps: int = 1000
+    batch: int = 16
+    micro: int = 0                      # rows per forward pass; 0 = the whole batch at once
+    context: int = 256
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: int = 50                    # steps of linear rise
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay: float = 0.2                  # wsd: the last share of steps, falling linearly to `floor`
+    floor: float = 0.1                  # last learning rate over the peak
+    clip: float = 1.0                   # largest gradient norm
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = True                # torch.compile, region by region; needs a C++ compiler
+    save_seconds: float = 60.0          # wall-clock between checkpoints
+    keep: int = 2                       # newest checkpoints kept
+    validate_every: int = 0             # steps; 0 = only at the end
+    sample_every: int = 0               # steps; 0 = never
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, from scratch (`base` empty) or from another model's folder (`base`, usually with `adapt`)."""
+
+    name: str
+    model: Part = field(default_factory=lambda: Part("llama"))
+    objective: Part = field(default_factory=lambda: Part("next_token"))
+    data: Data = field(default_factory=Data)
+    train: Train = field(default_factory=Train)
+    base: str = ""                      # a model folder to start from
+    adapt: Part | None = None           # Part("lora", {"rank": 16}): train a few added tensors, freeze the rest
+    seed: int = 0
