@@ -1,0 +1,37 @@
+"""Linear and Embedding layers whose arithmetic follows the data: fp32 master weights, any compute type.
+
+The type of the numbers is decided once, where ids enter the network (`Embedding.compute`); every later layer casts its
+weight to the type of its input. There is no autocast state, so the same forward runs in training, scoring and serving.
+`compute_in(model, torch.bfloat16)` switches a whole model; weights and optimizer stay fp32.
+"""
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Linear(nn.Linear):
+    """y = x W^T + b in the type of x."""
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        """[..., in_features] -> [..., out_features]."""
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors; `compute` is the type its output enters the network in (None: the table's own)."""
+
+    compute: torch.dtype | None = None
+
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
+        """ids -> vectors of type `compute`."""
+        vectors = super().forward(ids)
+        return vectors if self.compute is None else vectors.to(self.compute)
+
+
+def compute_in(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Set the type in which `module` computes, at every place where ids become vectors; returns `module`."""
+    for layer in module.modules():
+        if isinstance(layer, Embedding):
+            layer.compute = dtype
+    return module

@@ -1,0 +1,28 @@
+"""Next-token prediction: pretraining, supervised fine-tuning, captioning, action prediction (Radford et al. 2018).
+
+Batch: tokens [B, T+1]; weight [B, T], 0 where a prediction is not trained on (prompts, padding).
+"""
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from meristem.core.types import Batch
+from meristem.objectives.base import Objective
+
+
+class NextToken(Objective):
+    """Summed -log p(token t+1 | tokens 0..t) over positions of weight > 0."""
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """tokens [B, T]."""
+        return {"tokens": batch["tokens"][:, :-1]}
+
+    def score(self, output: Float[Tensor, "B T V"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and batch -> (summed loss, {})."""
+        nll = -log_probs(output, batch["tokens"][:, 1:])
+        return (nll * batch["weight"]).sum(), {}
+
+
+def log_probs(logits: Float[Tensor, "B T V"], target: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """log p(target) at every position; fp32, because a bf16 log-sum-exp has 3 digits."""
+    return -F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view_as(target)
