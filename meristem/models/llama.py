@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meristem.core.names import NameMap
+from meristem.core.names import FieldMap, Kind, NameMap
 from meristem.nn.attention import Attention, Cache
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import GatedMLP
@@ -130,4 +130,34 @@ HF = NameMap(
     ("blocks.{i}.mlp.down.weight", "model.layers.{i}.mlp.down_proj.weight"),
     ("norm.weight", "model.norm.weight"),
     ("head.weight", "lm_head.weight"),
+    ignore=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),        # a buffer that transformers < 4.32 saved
+)
+
+HF_CONFIG = FieldMap(
+    Kind("LlamaForCausalLM", "llama", {"qk_norm": False}),
+    Kind("MistralForCausalLM", "mistral", {"qk_norm": False}),          # read only: written as the equal Llama
+    Kind("Qwen3ForCausalLM", "qwen3", {"qk_norm": True}, absent={"head_dim": 128}),
+    rows=(
+        ("vocab", "vocab_size"),
+        ("context", "max_position_embeddings"),
+        ("dim", "hidden_size"),
+        ("layers", "num_hidden_layers"),
+        ("heads", "num_attention_heads"),
+        ("groups", "num_key_value_heads", 0),
+        ("head_dim", "head_dim", 0),
+        ("hidden", "intermediate_size"),
+        ("theta", "rope_parameters.rope_theta|rope_theta", 10_000.0),   # transformers 5 | 4
+        ("eps", "rms_norm_eps", 1e-6),
+        ("tied", "tie_word_embeddings", False),
+    ),
+    fixed={
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_parameters.rope_type|rope_scaling.rope_type|rope_scaling.type": "default",
+        "rope_parameters.partial_rotary_factor|partial_rotary_factor": 1.0,
+        "layer_types": "full_attention",
+        "sliding_window": None,
+    },
+    write=("hidden_act", "attention_bias", "mlp_bias", "rope_parameters.rope_type"),
 )
