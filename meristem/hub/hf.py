@@ -1,0 +1,128 @@
+"""A model folder in the Hugging Face layout <-> (family, config, module, codec).
+
+    save(folder, "llama", config, module, codec)        # AutoModelForCausalLM.from_pretrained(folder) reads it
+    loaded = load(folder)                               # this folder, a run folder, or one that transformers wrote
+
+The folder: config.json, model.safetensors (shards above 5 GB), tokenizer.json, tokenizer_config.json,
+generation_config.json, and MANIFEST.json with the size and checksum of each. The family is found by asking each file
+of `models/` whether its HF_CONFIG knows the architecture that config.json names; no code that a folder carries is run.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from meristem.core import registry
+from meristem.core.config import from_dict
+from meristem.core.errors import RequestError, nearest
+from meristem.core.files import committed, read_json, write_json
+from meristem.hub.tensors import Tensors, check, content_hash, write
+
+if TYPE_CHECKING:
+    from meristem.codecs.base import Codec
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a model folder holds; `module` is in evaluation mode, its weights in the types of the file."""
+
+    family: str
+    config: Any
+    module: nn.Module
+    codec: "Codec | None"
+    folder: Path
+
+
+def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Codec | None" = None,
+         extra: dict[str, Any] | None = None) -> None:
+    """Write a model folder, whole or not at all; an older one there is replaced. `extra` is kept in MANIFEST.json."""
+    entry = registry.load("models", family)
+    tensors = entry.HF.export(module)
+    end = codec.end if codec else None
+    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}      # one token separates documents, as in GPT-2
+    dtype = next(iter(tensors.values())).dtype
+    with committed(folder, {"weights": content_hash(tensors), **(extra or {})}) as tmp:
+        write_json(tmp / "config.json", {**entry.HF_CONFIG.export(config), **ends, "dtype": str(dtype).removeprefix("torch.")})
+        write_json(tmp / "generation_config.json", ends)
+        write(tmp, tensors)
+        if codec:
+            codec.save(tmp)
+
+
+def load(folder: str | Path) -> Loaded:
+    """Read a model folder (or the `model/` inside a run folder). One RequestError line for whatever is wrong with it.
+
+    Memory peaks at about the model's size: the module is built on the meta device and tensors are read one by one.
+    """
+    where = find(folder)
+    tree = read_json(where / "config.json")
+    if not isinstance(tree, dict):
+        raise RequestError(f"{where / 'config.json'} is not a mapping of settings")
+    family, entry = family_of(tree, where / "config.json")
+    check(where)
+    config = _config(entry, tree, where / "config.json")
+    tensors = Tensors.open(where)
+    with torch.device("meta"):
+        module = entry.Model(config)
+    _fill(module, entry.HF.restore(tensors, module, tensors.where))
+    codec = _codec(where)
+    if codec and codec.vocab > config.vocab:
+        raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, the model's embedding only {config.vocab}")
+    return Loaded(family, config, module.eval(), codec, where)
+
+
+def find(folder: str | Path) -> Path:
+    """The model folder meant by a path: itself, or the `model/` inside a run folder; RequestError when it is neither."""
+    path = Path(folder).expanduser()
+    for candidate in (path, path / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if path.is_dir():
+        raise RequestError(f"{path} has no config.json, so it is not a model folder (nor a run folder with model/ inside)")
+    raise RequestError(f"no folder {path}; for a model on the Hugging Face Hub, fetch it first: hf download {folder} --local-dir FOLDER")
+
+
+def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
+    """The family whose HF_CONFIG knows a config.json, and its file; RequestError lists what is close."""
+    known = []
+    for name in registry.names("models"):
+        entry = registry.load("models", name)
+        if entry.HF_CONFIG.kind(tree):
+            return name, entry
+        known += [kind.architecture for kind in entry.HF_CONFIG.kinds]
+    named = next(iter(tree.get("architectures") or []), tree.get("model_type"))
+    if not isinstance(named, str):
+        raise RequestError(f"{source} names no architecture; known: {', '.join(sorted(known))}")
+    raise RequestError(f"{source}: no family here is a {named}; {nearest(named, known)}")
+
+
+def identity(family: str, module: nn.Module) -> str:
+    """A hash of the weights under their Hugging Face names: the same before saving and after loading anywhere."""
+    return content_hash(registry.load("models", family).HF.export(module))
+
+
+def _codec(folder: Path) -> "Codec | None":
+    if not (folder / "tokenizer.json").exists():
+        return None
+    from meristem import codecs                                # 0.1 s that a model without text does not pay
+    return codecs.load(folder)
+
+
+def _config(entry: ModuleType, tree: dict[str, Any], source: Path) -> Any:
+    fields = entry.HF_CONFIG.restore(tree, str(source))
+    try:
+        return from_dict(entry.Config, fields)
+    except ValueError as error:
+        raise RequestError(f"{source}: {error}") from None
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Assign tensors to a module built on the meta device; tied names share one tensor and so one Parameter."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    made = {id(t): nn.Parameter(t, requires_grad=t.is_floating_point()) for name, t in state.items() if name in parameters}
+    module.load_state_dict({name: made[id(t)] if name in parameters else t for name, t in state.items()}, assign=True)
+    empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    assert not empty, f"buffers must be saved with the state or computed in forward: {empty}"
