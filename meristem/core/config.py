@@ -54,8 +54,10 @@ def literal(text: str) -> Any:
 
 def edit(config: T, edits: Edits) -> T:
     """`config` with dotted paths replaced, validated; RequestError lists every mistake on one line."""
-    tree, problems = to_dict(config), []
-    for path, value in edits.items():
+    tree: dict[str, Any] = to_dict(config)
+    problems: list[str] = []
+    named_first = sorted(edits.items(), key=lambda item: not item[0].endswith("name"))     # a new name empties a part's fields
+    for path, value in named_first:
         _place(tree, type(config), path, value, problems)
     return _validate(type(config), tree, problems)
 
@@ -95,9 +97,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'train.lr': 0.001, ...} from nested mappings: what `show` prints."""
+    """{'train.lr': 0.001, 'model.dim': 64, ...} from nested mappings: what `show` prints, each line a valid edit."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
+        if key == "fields" and set(tree) == {"name", "fields"}:
+            out |= flat(value, prefix)
+            continue
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return out
 
@@ -110,6 +115,8 @@ def build(kind: type[T], part: Part, **more: Any) -> T:
 def _place(tree: dict[str, Any], kind: Any, path: str, value: Any, problems: list[str]) -> None:
     """Set one dotted path; below a `Part` the next word is one of its own free fields (or `name`)."""
     head, _, rest = path.partition(".")
+    if kind is Part and head == "fields" and rest:
+        head, path, rest = rest, rest, ""
     if kind is Part and head not in ("name", "fields"):
         tree["fields"][path] = value
         return
@@ -124,6 +131,9 @@ def _place(tree: dict[str, Any], kind: Any, path: str, value: Any, problems: lis
         problems.append(f"{path}: {head} has no fields of its own")
     else:
         if not isinstance(tree.get(head), dict):
+            if inner is Part and rest != "name":
+                problems.append(f"{path}: no {head} is set; give {head}.name too")
+                return
             tree[head] = {"name": "", "fields": {}} if inner is Part else {}
         _place(tree[head], inner, rest, value, problems)
 

@@ -4,6 +4,7 @@ A checkpoint or a model folder is committed in this order, each step needed (doc
 write into `.tmp-NAME-PID/` -> fsync each file -> MANIFEST.json (size and xxh3-128 of every file; fsync) -> fsync the
 folder -> rename to NAME -> fsync the parent. A reader verifies the manifest before it believes the folder.
 """
+import ctypes
 import json
 import os
 import shutil
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from safetensors import SafetensorError
 
 from meristem.core.errors import MachineError, RequestError
 
 MANIFEST = "MANIFEST.json"
 CHUNK = 1 << 22
+AT_FDCWD, RENAME_EXCHANGE = -100, 2      # Linux fcntl.h
 
 
 def digest(path: Path) -> str:
@@ -84,49 +87,71 @@ def sync(path: Path) -> None:
 def committed(folder: Path, extra: dict[str, Any] | None = None, point: Callable[[str], None] = lambda name: None) -> Iterator[Path]:
     """Write a folder that appears whole or not at all: `with committed(path) as tmp: ...` fills `tmp`.
 
-    `extra` is stored inside the manifest. `point(name)` is called at each named step, for fault tests.
+    A folder that was there is replaced in one step. `extra` is stored inside the manifest. `point(name)` is called at each
+    named step, for fault tests. MachineError when the disk refuses; what was there before is then untouched.
     """
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         point("written")
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         for path in files:
             sync(path)
-        table = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "xxh3": digest(p)} for p in files}
+        table = {p.relative_to(temporary).as_posix(): {"bytes": p.stat().st_size, "xxh3": digest(p)} for p in files}
         write_json(temporary / MANIFEST, {"files": table, **(extra or {})})
         point("manifest")
-        sync(temporary)
-        if folder.exists():                                    # replace: rename cannot overwrite a folder that has files
-            old = folder.with_name(f".tmp-old-{folder.name}-{os.getpid()}")
-            os.rename(folder, old)
-            os.rename(temporary, folder)
-            shutil.rmtree(old, ignore_errors=True)
+        for inner in {p.parent for p in files} | {temporary}:
+            sync(inner)
+        if folder.exists():
+            _exchange(temporary, folder)
+            shutil.rmtree(temporary, ignore_errors=True)       # now the old content
         else:
             os.rename(temporary, folder)
         sync(folder.parent)
         point("renamed")
+    except (OSError, SafetensorError) as error:                # safetensors' writer reports a full disk in its own class
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise MachineError(f"could not write {folder}: {error}; free some space or choose another folder") from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step (Linux renameat2), so that a kill leaves one of them whole at `old`; elsewhere in two."""
+    try:
+        swapped = ctypes.CDLL(None).renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0
+    except (AttributeError, OSError, TypeError):
+        swapped = False
+    if not swapped:
+        aside = old.with_name(f".tmp-old-{old.name}-{os.getpid()}")
+        os.rename(old, aside)
+        os.rename(new, old)
+        os.rename(aside, new)
 
 
 def verify(folder: Path) -> str:
     """'' when every file of a committed folder has its recorded size and digest, else what is wrong, in words."""
     try:
         table = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        facts = [(str(name), int(fact["bytes"]), str(fact["xxh3"])) for name, fact in table.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, fact in table.items():
+    for name, size, checksum in facts:
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != fact["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, the manifest says {fact['bytes']}"
-        if digest(path) != fact["xxh3"]:
-            return f"{name} is damaged (its checksum differs from the manifest)"
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{MANIFEST} names {name!r}, which is outside the folder"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes, the manifest says {size}"
+            if digest(path) != checksum:
+                return f"{name} is damaged (its checksum differs from the manifest)"
+        except (OSError, ValueError) as error:
+            return f"{name!r} cannot be read ({error})"
     return ""
 
 

@@ -12,7 +12,8 @@ ROUNDS = 6
 
 def seed_of(*keys: int | str) -> int:
     """A 63-bit seed from any mixture of integers and words: `seed_of(run.seed, "order", epoch)`."""
-    return xxhash.xxh3_64_intdigest(repr(keys).encode()) >> 1
+    plain = tuple(k if isinstance(k, str) else int(k) for k in keys)       # repr(np.int64(3)) is not "3"
+    return xxhash.xxh3_64_intdigest(repr(plain).encode()) >> 1
 
 
 def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:

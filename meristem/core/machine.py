@@ -1,0 +1,184 @@
+"""What this machine is and what it can do: threads, memory, a compiler, and the rates it was measured at.
+
+`measured()` runs each measurement once (about two seconds) and keeps the answer in the user's cache folder; plans and the
+"share of peak" of a training run are judged by it. fp16 is never tried: on CPUs it runs at 1 GFLOP/s, a 900th of bf16.
+`python -m meristem.core.machine` prints what was found.
+"""
+import ctypes
+import dataclasses
+import functools
+import json
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from meristem.core.errors import MeristemError
+from meristem.core.files import digest_bytes, write_json
+
+SIZE = 1024                             # rows of the measured matrix product: rates are flat from 512 to 2,048
+SWEEP = 1 << 28                         # bytes read per bandwidth sample: far beyond any last-level cache's share
+ROUNDS = 7                              # the median of so many samples shrugs off a busy neighbour
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3                    # glibc malloc.h
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Measured rates of a machine: FLOP/s of a matrix product, bytes/s of a long read, bytes of memory."""
+
+    matmul_bf16: float
+    matmul_fp32: float
+    read_bandwidth: float
+    cores: int
+    memory: int
+    compiler: bool
+
+    @property
+    def best_dtype(self) -> str:
+        """"bfloat16" where the processor accelerates it, else "float32" (without AVX512-BF16 or AMX, bf16 is the slower)."""
+        return "bfloat16" if self.matmul_bf16 > self.matmul_fp32 else "float32"
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s of the best type: what a "share of peak" is a share of."""
+        return max(self.matmul_bf16, self.matmul_fp32)
+
+
+def threads() -> int:
+    """How many threads arithmetic may use: OMP_NUM_THREADS if set, else the cores this process may run on."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return max(1, min(len(os.sched_getaffinity(0)), _quota())) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def set_threads(count: int | None = None) -> int:
+    """Pin torch to `count` threads (default `threads()`) and return it: another count changes the bits of a sum."""
+    import torch
+    torch.set_num_threads(count or threads())
+    return torch.get_num_threads()
+
+
+def memory() -> int:
+    """Bytes of memory this process may use: the machine's, or its container's limit if that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read(Path("/sys/fs/cgroup/memory.max")).strip()
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def peak_rss() -> int:
+    """The most memory this process ever had resident, in bytes."""
+    import resource
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build CPU kernels: a C++ compiler and Python.h are both found."""
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return header.is_file() and any(shutil.which(c) for c in (os.environ.get("CXX") or "g++", "g++", "c++", "clang++"))
+
+
+def tune_allocator() -> bool:
+    """Stop glibc from handing big freed blocks back to the system; True where that was done (10 to 25 % of a step)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):               # macOS, musl, Windows: nothing to tune
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def identity() -> dict[str, Any]:
+    """What a run's manifest says about where it ran; imports torch's metadata only, so it is quick."""
+    return {"meristem": _version("meristem"), "torch": _version("torch"), "python": platform.python_version(),
+            "platform": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count() or 1, "threads": threads(),
+            "memory": memory(), "compiler": has_compiler()}
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's name as it gives it: "AMD EPYC 9555 64-Core Processor"."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith(("model name", "Model\t")):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def measured(fresh: bool = False) -> Machine:
+    """This machine's rates, from the cache folder or measured now (`fresh=True` measures again)."""
+    key = digest_bytes(cpu_name(), str(threads()), str(memory()), _version("torch"))[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base) / "meristem" / f"machine-{key}.json"
+    if not fresh:
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return dataclasses.replace(Machine(**kept), compiler=has_compiler())
+        except (OSError, ValueError, TypeError):
+            pass                                               # absent, torn or of an older version: measure
+    found = measure()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(found))
+    except (OSError, MeristemError):
+        pass                                                   # a read-only home costs two seconds next time, no more
+    return found
+
+
+def measure() -> Machine:
+    """Measure now, keeping nothing: medians after a warm-up, on `threads()` threads."""
+    import torch
+    before = torch.get_num_threads()
+    set_threads()
+    try:
+        rates = {}
+        for dtype in (torch.bfloat16, torch.float32):
+            a, b = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
+            out = torch.empty(SIZE, SIZE, dtype=dtype)
+            rates[dtype] = 2 * SIZE**3 / _seconds(functools.partial(torch.mm, a, b, out=out))
+        block = torch.ones(SWEEP // 4)
+        bandwidth = SWEEP / _seconds(block.sum)
+    finally:
+        torch.set_num_threads(before)
+    return Machine(matmul_bf16=rates[torch.bfloat16], matmul_fp32=rates[torch.float32], read_bandwidth=bandwidth,
+                   cores=os.cpu_count() or 1, memory=memory(), compiler=has_compiler())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Median seconds of one call."""
+    work()
+    took = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - start)
+    return sorted(took)[ROUNDS // 2]
+
+
+def _quota() -> int:
+    """Whole cores a container may use at once (cgroup v2 `cpu.max` is "quota period"), or a large number without a limit."""
+    quota, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
+    return max(1, int(quota) // int(period)) if quota.isdigit() and period.strip().isdigit() else 1 << 20
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+if __name__ == "__main__":
+    print(json.dumps({**identity(), **dataclasses.asdict(measured())}, indent=2))
