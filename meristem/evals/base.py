@@ -1,0 +1,202 @@
+"""What a score is: `Score`, a certificate, and what makes one: `Task`, `Item`, `Outcome` and the model asked.
+
+No function of the library returns a bare number. A `Score` carries its n, 95 % interval, baseline, prompt hash, seed,
+model and corpus hashes, contamination evidence, and a paired test against the score it is printed beside.
+`core.config.to_dict` writes one as JSON, `core.config.from_dict(Score, tree)` reads it back. How to read one:
+docs/scores.md.
+"""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from meristem.core.files import digest_bytes
+from meristem.core.progress import Progress
+from meristem.evals.statistics import Difference, Interval, bootstrap, effective_items, mcnemar, permutation, wilson
+
+if TYPE_CHECKING:
+    from meristem.codecs.base import Codec
+    from meristem.corpus.store import Corpus
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A number a score is read against: a baseline that needs no network, or what the human text itself gets."""
+
+    value: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """Overlap of the test items with the training documents of this corpus, and the score without those items.
+
+    `exact`: items whose whole text is in training; `gram13`: items that share at least one run of 13 words with
+    training; `short`: items under 13 words, which only the exact check can see. Clean items share no run at all.
+    """
+
+    index: str
+    exact: int
+    gram13: int
+    short: int
+    clean_n: int
+    clean_value: float | None
+    clean_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The same items under another model: ours minus theirs."""
+
+    against: str
+    difference: float
+    interval: Interval
+    p: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One certificate. `value` is in `unit`; hashes name exactly what was judged on exactly what."""
+
+    name: str
+    what: str
+    task: str
+    version: int
+    value: float
+    unit: str
+    higher_is_better: bool
+    n: int
+    interval: Interval
+    baseline: Reference | None
+    ceiling: Reference | None
+    prompt_hash: str
+    seed: int
+    model_hash: str
+    corpus_hash: str
+    contamination: Contamination | None
+    paired: Paired | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How items become one number. A share counts right answers; a ratio sums values over weights (bits over bytes)."""
+
+    name: str
+    what: str
+    unit: str
+    kind: Literal["share", "ratio"]
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task: the model reads `prompt`; `answer` is the reference. Items of one `group` are dependent.
+
+    `begins`: the prompt starts where its document starts, so the model reads the end-of-document token before it;
+    `ends`: the answer closes its document, so the end token belongs to it.
+    """
+
+    group: str
+    prompt: str
+    answer: str
+    begins: bool = True
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model's results: metric name -> one value, and one weight, an item; `outputs` are its texts (may be empty)."""
+
+    values: dict[str, list[float]]
+    weights: dict[str, list[float]]
+    outputs: list[str]
+
+
+class LanguageModel(Protocol):
+    """What a task may ask of the thing it judges; satisfied by a network (`Subject`) and by the 5-gram."""
+
+    @property
+    def codec(self) -> "Codec":
+        """The codec of prompts and answers."""
+        ...
+
+    def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
+        """For (prompt ids, answer ids): natural log p of each answer token given all before it."""
+        ...
+
+    def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
+        """Up to `length` new ids a prompt, ending early after an end token (kept); temperature 0 is greedy."""
+        ...
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model-free outcome for one metric, and what it is in words."""
+
+    what: str
+    outcome: Outcome
+
+
+class Task(Protocol):
+    """One benchmark: its questions and how answers become numbers. One file of `evals/tasks/` holds one as `TASK`."""
+
+    name: str
+    version: int
+    count: int
+    metrics: tuple[Metric, ...]
+
+    def items(self, corpus: "Corpus", codec: "Codec", limit: int, seed: int) -> list[Item]:
+        """At most `limit` items of the corpus's test split; a pure function of the arguments."""
+        ...
+
+    def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
+        """Ask `subject` every item."""
+        ...
+
+    def baselines(self, corpus: "Corpus", items: Sequence[Item], ngram: Callable[[], LanguageModel],
+                  seed: int) -> dict[str, Baseline]:
+        """A baseline for every metric; `ngram()` is the 5-gram of the training split (fitted at the first call)."""
+        ...
+
+    def ceiling(self, items: Sequence[Item], codec: "Codec") -> dict[str, Reference]:
+        """What the reference answers themselves score, where that is not simply perfect."""
+        ...
+
+
+def prompt_hash(task: Task, items: Sequence[Item]) -> str:
+    """Names exactly what was asked: task, version and every item's text and flags."""
+    words = [f"{i.group}\0{i.begins:d}{i.ends:d}" for i in items]
+    texts = [text for i in items for text in (i.prompt, i.answer)]
+    return digest_bytes(task.name, str(task.version), *words, *texts)
+
+
+def measure(metric: Metric, outcome: Outcome, groups: Sequence[str], seed: int,
+            keep: np.ndarray | None = None) -> tuple[float, Interval]:
+    """A metric over all items (or those of the boolean mask `keep`) with its 95 % interval."""
+    values, weights = _columns(metric, outcome, keep)
+    names = [g for i, g in enumerate(groups) if keep is None or keep[i]]
+    value = float(values.sum() / weights.sum())
+    if metric.kind == "share":
+        right, n = int(values.sum()), len(values)
+        return value, wilson(right, n, effective_items(list(values), names))
+    return value, bootstrap(list(values), list(weights), names, seed)
+
+
+def compare(metric: Metric, ours: Outcome, theirs: Outcome, groups: Sequence[str], seed: int) -> Difference:
+    """The paired test that fits: exact McNemar for independent right-or-wrong items, else permutation by group."""
+    a, weights = _columns(metric, ours, None)
+    b, _ = _columns(metric, theirs, None)
+    if metric.kind == "share" and len(set(groups)) == len(groups):
+        return mcnemar(list(a), list(b))
+    return permutation(list(a), list(b), list(weights), groups, seed)
+
+
+def _columns(metric: Metric, outcome: Outcome, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(outcome.values[metric.name], dtype=np.float64)
+    weights = np.asarray(outcome.weights[metric.name], dtype=np.float64)
+    return (values, weights) if keep is None else (values[keep], weights[keep])
