@@ -114,10 +114,11 @@ class Checkpoints:
             raise error
         else:
             self.failures += 1
+            why = error.__cause__ or error                     # the disk's own words
             if self.failures >= FAILURES:
-                raise MachineError(f"{self.failures} checkpoints in a row could not be written ({error}); training stopped at step "
+                raise MachineError(f"{self.failures} checkpoints in a row could not be written ({why}); training stopped at step "
                                    f"{step}, older checkpoints are intact: free some space and run the same command again") from error
-            self.progress.warn(f"checkpoint of step {step} could not be written ({error}); training goes on, older ones are intact")
+            self.progress.warn(f"checkpoint of step {step} could not be written ({why}); training goes on, older ones are intact")
 
     def newest(self) -> Found | None:
         """The newest checkpoint that verifies, as (step, tensors, meta); None when the run has none yet.

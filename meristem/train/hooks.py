@@ -1,0 +1,117 @@
+"""What happens beside the arithmetic of a step: log lines, progress, validation, samples. A hook never changes a run.
+
+A hook is called as `hook(trainer, facts)` after each step; it may add to `facts`. Hooks that run the model do so in eager
+mode without gradients and leave every generator as they found it, so that a run with other hooks ends in the same weights.
+"""
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from meristem.core.progress import Progress
+from meristem.core.types import Batch
+from meristem.objectives.base import Objective
+from meristem.train.trainer import Facts, Hook, Trainer
+
+EVERY = 1.0                             # seconds between drawn updates
+
+
+class Log:
+    """Appends one JSON line a step to `path`; on resume, lines after the resumed step are dropped first."""
+
+    def __init__(self, path: Path, step: int = 0):
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        self.file: IO[str] = open(path, "a", encoding="utf-8", buffering=1)   # noqa: SIM115 - closed by `close`
+
+    def __call__(self, trainer: Trainer, facts: Facts) -> None:
+        """Write the facts of one step; numbers that are not finite become null (JSON has no NaN)."""
+        self.file.write(json.dumps({k: _plain(v) for k, v in facts.items()}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; a torn last line (kill -9 inside a write) is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) >= 0]
+
+
+def rates(flops_per_token: float, peak: float) -> Hook:
+    """Adds tokens_per_second and share_of_peak (training FLOPs of the step over the machine's measured peak)."""
+    def hook(trainer: Trainer, facts: Facts) -> None:
+        rows = trainer.config.batch * trainer.config.context
+        facts["tokens_per_second"] = rows / facts["step_seconds"]
+        facts["share_of_peak"] = facts["tokens_per_second"] * flops_per_token / peak
+    return hook
+
+
+def draw(progress: Progress) -> Hook:
+    """Shows loss (smoothed over about 20 steps), rate, share of peak and time left, at most once a second."""
+    state = {"loss": math.nan, "rate": math.nan, "drawn": -EVERY}
+
+    def hook(trainer: Trainer, facts: Facts) -> None:
+        for key, fact in (("loss", "loss"), ("rate", "step_seconds")):
+            old, new = state[key], facts[fact]
+            state[key] = new if math.isnan(old) else old + 0.05 * (new - old)
+        last = trainer.step == trainer.config.steps
+        if last or facts["seconds"] - state["drawn"] >= EVERY:
+            state["drawn"] = facts["seconds"]
+            left = (trainer.config.steps - trainer.step) * state["rate"]
+            progress.update(trainer.step, loss=state["loss"], tokens_per_second=facts.get("tokens_per_second"),
+                            share_of_peak=facts.get("share_of_peak"), seconds_left=left, validation=facts.get("validation"))
+        if facts["skipped"]:
+            progress.warn(f"step {trainer.step} was skipped: its loss or gradient is not finite")
+    return hook
+
+
+def validate(objective: Objective, batches: list[Batch]) -> float:
+    """Mean loss per trained target over `batches`, in eager mode; the training state is left as it was."""
+    training = objective.training
+    objective.eval()
+    total = weight = 0.0
+    with torch.random.fork_rng(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        torch.manual_seed(0)
+        for batch in batches:
+            batch = objective.prepare(batch)
+            loss, _ = objective(batch)
+            total, weight = total + float(loss), weight + float(objective.weight(batch))
+    objective.train(training)
+    return total / max(weight, 1.0)
+
+
+def every(steps: int, fact: str, measure: Callable[[], Any]) -> Hook:
+    """Sets `facts[fact] = measure()` every so many steps and at the last one; 0 means only at the last one."""
+    def hook(trainer: Trainer, facts: Facts) -> None:
+        if trainer.step == trainer.config.steps or (steps and trainer.step % steps == 0):
+            facts[fact] = measure()
+    return hook
+
+
+def samples(path: Path, every_steps: int, draw_text: Callable[[], str], progress: Progress) -> Hook:
+    """Appends {"step", "text"} to `path` every so many steps and shows the text."""
+    def hook(trainer: Trainer, facts: Facts) -> None:
+        if every_steps and (trainer.step % every_steps == 0 or trainer.step == trainer.config.steps):
+            text = draw_text()
+            with open(path, "a", encoding="utf-8") as f:
+                f.write(json.dumps({"step": trainer.step, "text": text}) + "\n")
+            progress.sample(text)
+    return hook
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1

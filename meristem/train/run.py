@@ -1,0 +1,230 @@
+"""Execute a `Run`: from a corpus folder and a recipe to a run folder with checkpoints, a log and a model.
+
+    from meristem.train.run import pretrain
+    pretrain(run, Path("runs/mine"))            # the same call again goes on from the newest checkpoint
+
+The run folder holds recipe.json (the resolved Run), manifest.json (what the numbers depend on), log.jsonl, samples.jsonl,
+checkpoints/, model/ (Hugging Face layout), for adapted models adapter/ (PEFT layout), and result.json at the end.
+"""
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meristem.adapt import lora
+from meristem.codecs import load as load_codec
+from meristem.codecs.base import Codec
+from meristem.core import machine, registry
+from meristem.core.config import Part, build, flat, from_dict, to_dict
+from meristem.core.errors import RequestError
+from meristem.core.files import claim, committed, digest_bytes, read_json, write_json
+from meristem.core.progress import SILENT, Progress
+from meristem.core.random import seed_of
+from meristem.core.run import Run
+from meristem.corpus.store import Corpus
+from meristem.data import examples
+from meristem.data.loader import Packed, Source
+from meristem.data.shards import Shards, tokenise
+from meristem.generate.autoregressive import generate
+from meristem.hub import hf
+from meristem.nn.linear import compute_in
+from meristem.objectives.base import Objective
+from meristem.plan import cost
+from meristem.train import hooks
+from meristem.train.checkpoint import Checkpoints
+from meristem.train.trainer import Trainer, compile_regions
+
+RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
+VALIDATION_TOKENS = 1 << 17             # at most so many held-out tokens a validation: 0.3 % standard error of a loss of 2
+PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
+SAMPLE_TOKENS = 64
+
+
+@dataclasses.dataclass
+class Parts:
+    """Everything a run is made of, built but not started."""
+
+    run: Run
+    corpus: Corpus
+    codec: Codec
+    shards: Shards
+    family: str
+    config: Any
+    objective: Objective
+    source: Source
+    held_out: Source
+    base_hash: str
+
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token, attention included (PaLM appendix B)."""
+        return cost.training_flops_per_token(self.objective.model, self.run.train.context)
+
+
+def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False) -> Path:
+    """Train `run` in `folder` (also adaptation: `run.base` and `run.adapt` set) and return the folder.
+
+    Goes on from the newest good checkpoint, or returns at once when the run is finished. RequestError when the folder
+    holds another run; `fresh` discards what is there; `Interrupted` after a signal, with everything saved.
+    """
+    claim_run(run, folder)
+    with Checkpoints(folder / "checkpoints", run.train.keep, progress) as checkpoints:
+        if fresh:
+            checkpoints.discard()
+            for name in (RESULT, LOG, SAMPLES, MANIFEST):
+                (folder / name).unlink(missing_ok=True)
+        if (folder / RESULT).exists():
+            progress.say(f"{folder} is finished; --fresh trains it again")
+            return folder
+        write_json(folder / RECIPE, to_dict(run))
+        parts = assemble(run, progress)
+        log_manifest(folder, parts, progress)
+        trainer = trainer_of(parts, checkpoints)
+        if trainer.resume():
+            progress.say(f"going on from step {trainer.step} of {run.train.steps}")
+        log = hooks.Log(folder / LOG, trainer.step)
+        trainer.hooks = [*run_hooks(parts, folder, progress), log]
+        progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
+        started = time.perf_counter()
+        try:
+            facts = trainer.fit()
+        finally:
+            log.close()
+        finish(parts, folder, facts, time.perf_counter() - started)
+    return folder
+
+
+def claim_run(run: Run, folder: Path) -> None:
+    """Make `folder` this run's; RequestError names the fields in which the run already there differs."""
+    claim(folder, "run", lambda f: (f / RECIPE).is_file())
+    if (folder / RECIPE).is_file():
+        old, new = flat(to_dict(from_dict(Run, read_json(folder / RECIPE)))), flat(to_dict(run))
+        other = [f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in sorted({*old, *new})
+                 if old.get(key) != new.get(key)]
+        if other:
+            raise RequestError(f"{folder} holds another run ({'; '.join(other[:3])}); choose another --out, "
+                               f"or repeat that one with: meristem pretrain --from {folder}")
+
+
+def assemble(run: Run, progress: Progress = SILENT) -> Parts:
+    """Build codec, shards, model, objective and sources of a run; deterministic in (run, corpus, base)."""
+    machine.tune_allocator()
+    machine.set_threads()
+    if not run.data.corpus:
+        raise RequestError("the run has no corpus: make one with meristem curate INPUT... --out CORPUS, then add data.corpus=CORPUS")
+    corpus = Corpus.open(Path(run.data.corpus))
+    torch.manual_seed(seed_of(run.seed, "weights"))
+    if run.base:
+        loaded = hf.load(run.base)
+        if loaded.codec is None:
+            raise RequestError(f"{run.base} has no tokenizer.json, so nothing can be encoded for it")
+        family, config, module, codec = loaded.family, loaded.config, loaded.module.float(), loaded.codec
+        base_hash = hf.identity(family, module)
+        if run.train.context > config.context:
+            raise RequestError(f"train.context={run.train.context} exceeds the base model's context of {config.context}")
+    else:
+        codec, family, base_hash = codec_of(run.data.codec, corpus, progress), run.model.name, ""
+        entry = registry.load("models", family)
+        config = build(entry.Config, run.model, **{"context": run.train.context, **run.model.fields, "vocab": codec.vocab})
+        module = entry.Model(config)
+    if run.adapt:
+        if run.adapt.name != "lora":
+            raise RequestError(f"adapt.name={run.adapt.name!r} is not known; known: lora")
+        lora.apply(module, **run.adapt.fields, seed=seed_of(run.seed, "adapter"))
+    shards = tokenise(corpus, codec, progress)
+    compute_in(module, getattr(torch, run.train.dtype))
+    objective = objective_of(run.objective, module)
+    return Parts(run, corpus, codec, shards, family, config, objective, source_of(run, corpus, codec, shards, "train"),
+                 source_of(run, corpus, codec, shards, "validation"), base_hash)
+
+
+def objective_of(part: Part, module: torch.nn.Module) -> Objective:
+    """The objective class of `objectives/<name>.py` around `module`; its fields are keyword arguments."""
+    entry = registry.load("objectives", part.name)
+    return getattr(entry, part.name.title().replace("_", ""))(module, **part.fields)
+
+
+def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str) -> Source:
+    """Where batches of one split come from: packed documents, or worked examples."""
+    t = run.train
+    seed = seed_of(run.seed, "order", split)
+    if run.data.examples:
+        found = examples.load(run.data.examples)(corpus, split)
+        return examples.Completions(found, codec, t.context, t.batch, seed, micro=t.micro)
+    return Packed(shards.split(split), t.context, t.batch, seed, micro=t.micro)
+
+
+def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
+    """The codec `part` names, fitted on the corpus's training documents once and kept beside them."""
+    folder = corpus.folder / "codecs" / f"{part.name}-{digest_bytes(repr(sorted(part.fields.items())))[:12]}"
+    if not folder.is_dir():
+        progress.stage("tokenizer")
+        codec = registry.load("codecs", part.name).fit((d.text for d in corpus.documents("train")), **part.fields)
+        with committed(folder) as tmp:
+            codec.save(tmp)
+    return load_codec(folder)
+
+
+def trainer_of(parts: Parts, checkpoints: Checkpoints | None = None) -> Trainer:
+    """The trainer of assembled parts, its regions compiled when the recipe asks and this machine can."""
+    if parts.run.train.compile and machine.has_compiler():
+        compile_regions(parts.objective)
+    return Trainer(parts.objective, parts.source, parts.run.train, seed=parts.run.seed, checkpoints=checkpoints)
+
+
+def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook]:
+    """Rates, validation, samples and the progress display of a run."""
+    t = parts.run.train
+    held_out = [batch for step in range(min(parts.held_out.epoch_steps, max(1, VALIDATION_TOKENS // (t.batch * t.context))))
+                for batch in parts.held_out(step)]
+
+    def text() -> str:
+        prompt = parts.codec.encode("def ") if not parts.run.data.examples else held_out[0]["tokens"][0, :1].numpy()
+        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            made = generate(parts.objective.model, [prompt], length=SAMPLE_TOKENS, temperature=0.8, top_p=0.95,
+                            seed=parts.run.seed, stop={parts.codec.end})
+        return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
+
+    return [hooks.rates(parts.flops_per_token, machine.measured().peak),
+            hooks.every(t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out)),
+            hooks.samples(folder / SAMPLES, t.sample_every, text, progress), hooks.draw(progress)]
+
+
+def log_manifest(folder: Path, parts: Parts, progress: Progress) -> None:
+    """Write manifest.json, or compare with the one there: other data is refused, another machine is said and recorded."""
+    model = parts.objective.model
+    facts = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash, "base": parts.base_hash,
+             "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
+             "parameters": sum(p.numel() for p in model.parameters()),
+             "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "machine": machine.identity()}
+    path = folder / MANIFEST
+    if not path.exists():
+        write_json(path, {**facts, "drift": []})
+        return
+    old = read_json(path)
+    for key in PINNED:
+        if old[key] != facts[key]:
+            raise RequestError(f"the {key} of {folder} has changed since its first step ({old[key][:12]} -> {facts[key][:12]}); "
+                               "bring the old one back, or choose another --out")
+    before, now = flat(old["machine"]), flat(facts["machine"])
+    drift = {key: [before.get(key), now.get(key)] for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
+    if drift:
+        changed = ", ".join(f"{key} {a} -> {b}" for key, (a, b) in drift.items())
+        progress.warn(f"going on, but no longer bit for bit: {changed} (recorded in {path.name})")
+        write_json(path, {**old, "drift": [*old["drift"], drift], "machine": facts["machine"]})
+
+
+def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) -> None:
+    """Write the model (merged, and the adapter beside it) and result.json, which marks the run as finished."""
+    model = parts.objective.model
+    compute_in(model, None)
+    if parts.run.adapt:
+        lora.save(folder / "adapter", model, parts.family, parts.base_hash)
+        lora.merge(model)
+    lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
+    hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage)
+    write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation")}, "fit_seconds": seconds,
+                                 "train_seconds": facts["seconds"], "flops": parts.flops_per_token * facts["tokens"],
+                                 "peak_rss": machine.peak_rss(), "model": hf.identity(parts.family, model)})

@@ -1,0 +1,147 @@
+"""The one training loop. Every paradigm in `objectives/` runs through `Trainer.update`.
+
+    source(step) -> prepare -> loss / global weight -> backward -> clip -> skip if not finite -> step -> after_step
+
+Data and randomness are functions of (seed, step), never of history, so a resumed run draws what an unbroken run would
+have drawn and nothing about generators needs saving. The loss of a step is the sum over all its micro-batches divided
+by the count of trained targets in all of them, so micro-batching never changes what is minimised.
+"""
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meristem.core.faults import point
+from meristem.core.random import seed_of
+from meristem.core.run import Train
+from meristem.core.types import Batch
+from meristem.objectives.base import Objective
+from meristem.train.checkpoint import Checkpoints
+from meristem.train.optim import Optimizer, schedule
+
+Facts = dict[str, Any]
+Hook = Callable[["Trainer", Facts], None]
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop; it has been saved. `number` is the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+class Trainer:
+    """Runs `objective` on `source(step)` for `config.steps` updates; `hooks` see each step's facts."""
+
+    def __init__(self, objective: Objective, source: Callable[[int], list[Batch]], config: Train, *, seed: int = 0,
+                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | None = None):
+        self.objective, self.source, self.config, self.seed = objective, source, config, seed
+        self.hooks, self.checkpoints = list(hooks), checkpoints
+        self.optim = Optimizer(objective, config)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.saved = time.monotonic()
+
+    def fit(self) -> Facts:
+        """Train to the last step and return its facts; a signal saves and raises `Interrupted`."""
+        facts: Facts = {}
+        self.objective.train()
+        with stop_asked() as asked:
+            while self.step < self.config.steps:
+                start = time.perf_counter()
+                facts = self.update(self.source(self.step))
+                self.step += 1
+                elapsed = time.perf_counter() - start
+                self.tokens += facts["targets"]
+                self.seconds += elapsed
+                facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
+                for hook in self.hooks:
+                    hook(self, facts)
+                if asked:
+                    self.save(wait=True)
+                    raise Interrupted(asked[0])
+                if self.checkpoints and time.monotonic() - self.saved > self.config.save_seconds:
+                    self.save()
+        self.save(wait=True)
+        return facts
+
+    def update(self, micro: list[Batch]) -> Facts:
+        """One optimizer step over some micro-batches: normalise, clip, skip what is not finite."""
+        torch.manual_seed(seed_of(self.seed, "step", self.step))
+        point("step.begin")
+        with torch.no_grad():
+            micro = [self.objective.prepare(batch) for batch in micro]
+            total = sum(float(self.objective.weight(batch)) for batch in micro)
+        sums: dict[str, Tensor] = {}
+        for batch in micro:
+            loss, extra = self.objective(batch)
+            (loss / max(total, 1.0)).backward()
+            for key, value in {"loss": loss, **extra}.items():
+                sums[key] = sums.get(key, torch.zeros(())) + value.detach().float()
+        point("step.backward")
+        norm = nn.utils.clip_grad_norm_(self.optim.params, self.config.clip)
+        lr = self.config.lr * schedule(self.config, self.step)
+        skipped = total == 0 or not bool(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
+        if skipped:                                            # a NaN never reaches the weights
+            self.optim.drop()
+        else:
+            self.optim.step(lr)
+            self.objective.after_step(self.step)
+        point("step.end")
+        facts: Facts = {key: float(value) / max(total, 1.0) for key, value in sums.items()}
+        return facts | {"lr": lr, "grad_norm": float(norm), "targets": int(total), "skipped": skipped}
+
+    def save(self, wait: bool = False) -> None:
+        """Hand the whole training state to the checkpointer (asynchronous unless `wait`)."""
+        self.saved = time.monotonic()
+        if self.checkpoints is None:
+            return
+        tensors = {"model": dict(self.objective.state_dict()), "optim": self.optim.state()}
+        self.checkpoints.save(self.step, tensors, {"tokens": self.tokens, "seconds": self.seconds, "seed": self.seed})
+        if wait:
+            self.checkpoints.wait()
+
+    def resume(self) -> bool:
+        """Go on from the newest good checkpoint; False when there is none."""
+        found = self.checkpoints.newest() if self.checkpoints else None
+        if found is None:
+            return False
+        step, tensors, meta = found
+        self.objective.load_state_dict(tensors["model"])
+        self.optim.restore(tensors["optim"])
+        self.step, self.tokens, self.seconds = step, meta["tokens"], meta["seconds"]
+        return True
+
+
+@contextmanager
+def stop_asked() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying mid-step; a second SIGINT aborts at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:                                         # not the main thread: signals belong to somebody else
+        old = {}
+    try:
+        yield asked
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+def compile_regions(objective: Objective) -> None:
+    """Compile each repeated block and the loss, not the whole model: equal blocks share one compilation (12 s, not 25)."""
+    for module in objective.model.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                block.compile()
+    objective.score = torch.compile(objective.score)           # type: ignore[method-assign]
