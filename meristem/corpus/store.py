@@ -1,0 +1,65 @@
+"""The corpus folder: what it holds, and `Corpus`, which reads it back.
+
+| file | holds |
+| --- | --- |
+| corpus.json | the summary: inputs, seed, counts and bytes by split, by kind, by licence, and of what each rule dropped |
+| train.jsonl, validation.jsonl, test.jsonl | one kept document a line: id, path, kind, licence, text; sorted by id |
+| ledger.jsonl | one line for every document and file seen: kept in which split, or dropped by which rule (docs/curation.md) |
+| MANIFEST.json | size and checksum of each of these |
+"""
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meristem.core import files
+from meristem.core.errors import MachineError, RequestError, nearest
+from meristem.core.types import Document
+
+SPLITS = ("train", "validation", "test")
+SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A verified corpus folder. `summary` is corpus.json; `hash` names the documents and their splits."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Corpus":
+        """Read and verify a folder that curate wrote; RequestError when it is none, MachineError names a damaged file."""
+        if not (folder / SUMMARY).is_file():
+            raise RequestError(f"{folder} is not a corpus: it has no {SUMMARY}; write one with `meristem curate INPUT --out {folder}`")
+        if trouble := files.verify(folder):
+            raise MachineError(f"the corpus in {folder} cannot be trusted: {trouble}; remove the folder and curate again")
+        return cls(folder, files.read_json(folder / SUMMARY))
+
+    @property
+    def hash(self) -> str:
+        """xxh3-128 over the ids of each split, hex."""
+        return self.summary["hash"]
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """The kept documents of one split, sorted by id; RequestError for a split that does not exist."""
+        if split not in SPLITS:
+            raise RequestError(f"no split {split!r}; {nearest(split, SPLITS)}")
+        for row in _lines(self.folder / f"{split}.jsonl"):
+            meta = {"path": row["path"], "kind": row["kind"]}
+            yield Document(row["id"], row["path"], row["licence"], {"text": row["text"]}, meta)
+
+    def ledger(self) -> Iterator[dict[str, Any]]:
+        """Every line of the ledger, sorted by id and path."""
+        return _lines(self.folder / LEDGER)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One JSON line."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as f:
+        yield from map(json.loads, f)
