@@ -1,0 +1,77 @@
+"""Killed, terminated, out of disk: real signals and real disks, at every named point (docs/reliability.md)."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).parent / "harness.py"
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2])}
+
+
+def cases(what: str, folder: Path, before: tuple[str, ...] = ()) -> list[dict]:
+    done = subprocess.run([*before, sys.executable, str(HARNESS), what, str(folder)], env=ENV, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def saves(tmp_path_factory):
+    return {(c["at"], c["what"]): c for c in cases("saves", tmp_path_factory.mktemp("saves"))}
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    return {(c["at"], c.get("what", "")): c for c in cases("steps", tmp_path_factory.mktemp("steps"))}
+
+
+@pytest.mark.parametrize("what", ["kill", "term", "error"])
+@pytest.mark.parametrize("at", ["ckpt.begin:1", "ckpt.tensors:1", "ckpt.tensors:2", "ckpt.written:1", "ckpt.manifest:1", "ckpt.renamed:1",
+                                "ckpt.prune:1"])
+def test_a_fault_at_any_point_of_a_save_loses_no_good_checkpoint(saves, at, what):
+    case = saves[at, what]
+    committed = at in ("ckpt.renamed:1", "ckpt.prune:1")
+    assert case["code"] == {"kill": -9, "term": -15, "error": 0}[what]
+    assert case["found"]["step"] == (3 if committed else 2) and case["found"]["right"]
+    for seen in (case["found"], case["next"]):
+        assert seen["warnings"] == [] and not [n for n in seen["names"] if n.startswith((".tmp", "bad"))]
+    assert case["next"]["step"] == 4 and case["next"]["right"] and len(case["next"]["names"]) == 3      # two and the lock
+    if what == "error" and not committed:
+        assert "step 3 could not be written" in case["warnings"][0]
+
+
+@pytest.mark.parametrize("what", ["kill", "term"])
+@pytest.mark.parametrize("at", ["step.begin:1", "step.begin:7", "step.backward:5", "step.end:6", "ckpt.tensors:5", "ckpt.manifest:6",
+                                "ckpt.renamed:4", "ckpt.prune:3"])
+def test_a_run_killed_anywhere_ends_with_the_very_weights_of_an_unbroken_one(steps, at, what):
+    case, whole = steps[at, what], steps["", ""]["whole"]
+    assert case["again"]["hash"] == whole["hash"]
+    if what == "kill":
+        assert case["code"] == -9
+    else:                                                      # SIGTERM: the step is finished, saved, and nothing is repeated
+        assert case["code"] == 0 and case["first"]["signal"] == 15 and case["again"]["begun"] == case["first"]["step"]
+    assert at == "step.begin:1" or case["again"]["begun"] > 0, "the run started over instead of resuming"
+
+
+def test_a_real_full_disk_keeps_the_old_checkpoints_warns_and_stops_after_three(tmp_path):
+    if not shutil.which("unshare"):
+        pytest.skip("unshare is not installed")
+    script = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+    inside = ("unshare", "-m", "sh", "-c", script, str(tmp_path))
+    if subprocess.run([*inside, "true"], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs a privilege this process has not")
+    stopped, end = cases("full", tmp_path, inside)
+    assert end["saves"] == [1, 2, 3, 4, 5, 6, 7] and stopped["stopped"] == 8 and stopped["status"] == 1
+    assert len(end["warnings"]) == 4 and all("No space left" in w for w in end["warnings"])     # 3, 4, then 6 and 7
+    assert "3 checkpoints in a row" in stopped["error"] and "intact" in stopped["error"]
+    assert end["found"]["step"] == 5 and end["found"]["right"]
+    assert end["found"]["names"] == ["lock", "step-000002", "step-000005"]
+
+
+def test_a_limit_on_the_size_of_files_is_a_warning_too(tmp_path):
+    end, = cases("limit", tmp_path)
+    assert len(end["warnings"]) == 2 and "File too large" in end["warnings"][0]
+    assert end["found"]["step"] == 2 and end["found"]["right"] and end["found"]["names"] == ["lock", "step-000001", "step-000002"]
