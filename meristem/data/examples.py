@@ -1,0 +1,124 @@
+"""Examples with a prompt and an answer, drawn from a corpus; only the answer is trained on.
+
+One function an entry, named by `run.data.examples`: `find("function_bodies")(corpus, "train")`. `Completions` turns
+examples into batches: several in a row, each followed by the end token, none cut, weight 1 on the answer and its end.
+"""
+import ast
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from meristem.codecs.base import Codec
+from meristem.core.errors import RequestError, nearest
+from meristem.core.random import seed_of
+from meristem.core.types import Batch
+from meristem.corpus.store import Corpus
+from meristem.data.loader import Order, batch_of
+
+LONGEST_PROMPT, LONGEST_ANSWER = 1200, 400        # characters
+
+
+@dataclass(frozen=True)
+class Example:
+    """`prompt` is given, `answer` is to be written; `document` is the id of the corpus document that both stand in."""
+
+    prompt: str
+    answer: str
+    document: str
+
+
+def find(name: str) -> Callable[[Corpus, str], list[Example]]:
+    """An entry of this file by name; RequestError names the nearest."""
+    if name not in ENTRIES:
+        raise RequestError(f"no examples {name!r}; {nearest(name, ENTRIES)}")
+    return ENTRIES[name]
+
+
+def function_bodies(corpus: Corpus, split: str) -> list[Example]:
+    """Python functions that have a docstring: the prompt ends with it, the answer is the rest, beginning with a line end.
+
+    Both are moved to column 0 together and are valid Python. Sources that this Python cannot parse are passed over.
+    Sorted by document and place; a prompt that occurs twice is taken once.
+    """
+    found: dict[str, Example] = {}
+    for document in corpus.documents(split):
+        if document.meta["kind"] == "code" and document.meta["path"].endswith((".py", ".pyi")):
+            for prompt, answer in _functions(document.text):
+                found.setdefault(prompt, Example(prompt, answer, document.id))
+    return list(found.values())
+
+
+ENTRIES = {"function_bodies": function_bodies}
+
+
+def _parse(source: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                        # old sources have escapes that are warned of
+        try:
+            return ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def _functions(source: str) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of each function with a docstring and a body after it, in the order of the source."""
+    tree, lines = _parse(source), source.split("\n")
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)] if tree else []
+    for f in sorted(functions, key=lambda f: f.lineno):
+        if len(f.body) < 2 or ast.get_docstring(f, clean=False) is None:
+            continue
+        doc = f.body[0]
+        assert doc.end_lineno and f.end_lineno                 # set by the parser
+        block = lines[f.lineno - 1: f.end_lineno]
+        if any(line.strip() and not line.startswith(block[0][: f.col_offset]) for line in block):
+            continue                                           # a string that starts left of the function cannot be moved
+        block = [line[f.col_offset:].rstrip() for line in block]
+        prompt, answer = "\n".join(block[: doc.end_lineno - f.lineno + 1]), "\n" + "\n".join(block[doc.end_lineno - f.lineno + 1:])
+        fits = len(prompt) <= LONGEST_PROMPT and len(answer) <= LONGEST_ANSWER
+        if fits and prompt.endswith(("'", '"')) and answer.strip() and _parse(prompt + answer):
+            yield prompt, answer
+
+
+class Completions:
+    """A source for `Trainer`: rows of whole examples. Examples longer than a row are left out and counted in `skipped`."""
+
+    def __init__(self, examples: Sequence[Example], codec: Codec, context: int, batch: int, seed: int, *,
+                 micro: int = 0, rank: int = 0, world: int = 1) -> None:
+        prompts = codec.encode_batch([e.prompt for e in examples])
+        answers = codec.encode_batch([e.answer for e in examples])
+        pairs = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) + 1 <= context + 1]
+        self.skipped = len(examples) - len(pairs)
+        if not pairs:
+            raise RequestError(f"none of {len(examples)} examples fits a context of {context} tokens; raise train.context"
+                               if examples else "the corpus gives no examples; it needs Python functions with docstrings")
+        self.tokens, self.weight = _rows(pairs, codec.end, context, seed)
+        self.order = Order(len(self.tokens), batch, seed, micro, rank, world)
+
+    def __call__(self, step: int) -> list[Batch]:
+        """The micro-batches of one update: tokens int64 [B, context + 1], weight float32 [B, context]."""
+        return [batch_of(self.tokens[rows].astype(np.int64), self.weight[rows].astype(np.float32)) for rows in self.order(step)]
+
+
+def _rows(pairs: list[tuple[np.ndarray, np.ndarray]], end: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [R, context + 1] tokens and bool [R, context] weights: examples in shuffled order, next fit, padded by `end`."""
+    rows: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    room = 0
+    for index in np.random.default_rng(seed_of(seed, "pack")).permutation(len(pairs)):
+        need = len(pairs[index][0]) + len(pairs[index][1]) + 1
+        if need > room:
+            rows.append([])
+            room = context + 1
+        rows[-1].append(pairs[index])
+        room -= need
+    tokens = np.full((len(rows), context + 1), end, dtype=np.int32)
+    weight = np.zeros((len(rows), context + 1), dtype=bool)
+    for r, row in enumerate(rows):
+        at = 0
+        for prompt, answer in row:
+            middle, stop = at + len(prompt), at + len(prompt) + len(answer)
+            tokens[r, at: middle], tokens[r, middle: stop] = prompt, answer
+            weight[r, middle: stop + 1] = True                 # the end token too: a model must learn to stop
+            at = stop + 1
+    return tokens, weight[:, 1:]
