@@ -1,1 +1,1 @@
-"""Judge: every score is a certificate with its n, interval, baseline and contamination evidence (`evals.base.Score`)."""
+"""Judge: every score is a certificate with n, interval, baseline and contamination evidence (`evals.base.Score`)."""

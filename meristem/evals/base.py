@@ -110,7 +110,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One model's results: metric name -> one value, and one weight, an item; `outputs` are its texts (may be empty)."""
+    """One model's results: metric name -> a value and a weight an item; `outputs` are its texts (may be empty)."""
 
     values: dict[str, list[float]]
     weights: dict[str, list[float]]

@@ -24,7 +24,7 @@ FALLBACK = (0.5, 1.0, 1.5)              # discounts where a corpus is too small 
 
 @dataclass(frozen=True)
 class Grams:
-    """The k-grams of one order. `scale` and `gamma` are indexed by the rank of the history; the last entry is "unseen"."""
+    """The k-grams of one order. `scale` and `gamma` go by the rank of the history; the last entry is "unseen"."""
 
     keys: np.ndarray                    # int64, sorted
     mass: np.ndarray                    # float32, max(count - discount, 0)

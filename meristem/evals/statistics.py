@@ -55,7 +55,7 @@ def wilson(successes: int, n: int, effective: float | None = None) -> Interval:
 
 
 def effective_items(values: Sequence[float], groups: Sequence[str]) -> float:
-    """n over the design effect: how many independent items these grouped 0/1 values are worth (between groups and n)."""
+    """n over the design effect: how many independent items these grouped 0/1 values are worth."""
     x, which = np.asarray(values, dtype=np.float64), _number(groups)
     n, count = len(x), int(which.max()) + 1
     if count == n:

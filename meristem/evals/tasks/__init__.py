@@ -1,1 +1,1 @@
-"""One task a file, found by name (`core.registry`); each module exposes `TASK`, an object that satisfies `evals.base.Task`."""
+"""One task a file, found by name (`core.registry`); each exposes `TASK`, which satisfies `evals.base.Task`."""

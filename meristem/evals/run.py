@@ -1,0 +1,169 @@
+"""`evaluate`: ask one model every task and write a certificate for each score.
+
+    scores = evaluate(Subject(module, codec, model_hash, context, "fill", Path("runs/q/fill")), corpus, against=base)
+
+Each task leaves `RUN/evals/TASK.json`: the scores, the per-item results they come from, and a few questions with their
+answers. A finished task is read back instead of asked again when model, corpus, codec, prompts, seed and task version
+are the same; so is the other model's for the paired test. Baselines are kept in the corpus folder: they belong to it.
+"""
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meristem.core import registry
+from meristem.core.config import from_dict, to_dict
+from meristem.core.files import digest_bytes, read_json, write_json
+from meristem.core.progress import SILENT, Progress
+from meristem.core.random import seed_of
+from meristem.corpus.store import Corpus
+from meristem.data import shards
+from meristem.evals.base import (
+    Baseline,
+    Contamination,
+    Item,
+    Metric,
+    Outcome,
+    Paired,
+    Reference,
+    Score,
+    Task,
+    compare,
+    measure,
+    prompt_hash,
+)
+from meristem.evals.contamination import Index, Overlap
+from meristem.evals.ngram import KneserNey
+from meristem.evals.subject import NGram, Subject
+
+KIND = "evals.tasks"
+FOLDER = "evals"
+SHOWN = 12                              # questions kept with their answers for the reader
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A task's items as one evaluation asks them, and what does not depend on the model."""
+
+    task: Task
+    items: list[Item]
+    groups: list[str]
+    prompt_hash: str
+    seed: int
+    corpus_hash: str
+    index: str
+    overlaps: list[Overlap]
+    baselines: dict[str, Baseline]
+    ceiling: dict[str, Reference]
+
+
+def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, seed: int = 0, limit: int = 0,
+             against: Subject | None = None, fresh: bool = False, progress: Progress = SILENT) -> list[Score]:
+    """Certificates of `subject` on `tasks` (all when empty), at most `limit` items each (0: each task's own count).
+
+    `against` is asked the same items for the paired tests. `fresh` asks again what is already on file. A task without
+    items in this corpus's test split is left out with a warning. RequestError names the nearest task to an unknown one.
+    """
+    found = [registry.load(KIND, name).TASK for name in (tasks or registry.names(KIND))]
+    index = Index.build(corpus, progress)
+
+    @functools.cache
+    def ngram() -> NGram:
+        progress.stage("fit the 5-gram baseline")
+        tokens = shards.tokenise(corpus, subject.codec, progress).split("train").tokens
+        return NGram(KneserNey.fit(np.asarray(tokens), subject.codec.vocab, subject.codec.end), subject.codec)
+
+    scores: list[Score] = []
+    for task in found:
+        items = task.items(corpus, subject.codec, limit or task.count, seed)
+        if not items:
+            progress.warn(f"{task.name}: the test split of {corpus.folder} has no items for it; not run")
+            continue
+        named = prompt_hash(task, items)
+        overlaps = index.check([item.prompt + item.answer for item in items])
+        asked = Asked(task, items, [i.group for i in items], named, seed, corpus.hash, index.hash, overlaps,
+                      _baselines(task, corpus, items, named, ngram, seed, subject.codec.hash, fresh),
+                      task.ceiling(items, subject.codec))
+        other = None if against is None else _answers(against, asked, fresh=False, progress=progress)[0]
+        outcome, seconds = _answers(subject, asked, fresh, progress)
+        certificates = [_certificate(subject, asked, m, outcome, seconds, against, other) for m in task.metrics]
+        if subject.folder is not None:
+            _write(subject.folder, subject, asked, outcome, seconds, certificates)
+        scores += certificates
+    return scores
+
+
+def read(folder: Path) -> list[Score]:
+    """Every certificate in a run folder's `evals/`, in order of task and metric; RequestError on a malformed one."""
+    return [from_dict(Score, tree) for path in sorted((folder / FOLDER).glob("*.json"))
+            for tree in read_json(path)["scores"]]
+
+
+def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcome, seconds: float,
+                 against: Subject | None, other: Outcome | None) -> Score:
+    seed = seed_of(asked.seed, asked.task.name, metric.name, "intervals")
+    value, interval = measure(metric, outcome, asked.groups, seed)
+    baseline = None
+    if metric.name in asked.baselines:
+        entry = asked.baselines[metric.name]
+        baseline = Reference(measure(metric, entry.outcome, asked.groups, seed)[0], entry.what)
+    paired = None
+    if against is not None and other is not None:
+        gap = compare(metric, outcome, other, asked.groups, seed)
+        paired = Paired(against.name, gap.value, gap.interval, gap.p, gap.test)
+    return Score(name=metric.name, what=metric.what, task=asked.task.name, version=asked.task.version, value=value,
+                 unit=metric.unit, higher_is_better=metric.higher_is_better, n=len(asked.items), interval=interval,
+                 baseline=baseline, ceiling=asked.ceiling.get(metric.name), prompt_hash=asked.prompt_hash,
+                 seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
+                 contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds)
+
+
+def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:
+    clean = np.array([o.clean for o in asked.overlaps])
+    value, interval = measure(metric, outcome, asked.groups, seed, clean) if clean.any() else (None, None)
+    return Contamination(asked.index, sum(o.exact for o in asked.overlaps), sum(o.seen > 0 for o in asked.overlaps),
+                         sum(o.runs == 0 for o in asked.overlaps), int(clean.sum()), value, interval)
+
+
+def _answers(subject: Subject, asked: Asked, fresh: bool, progress: Progress) -> tuple[Outcome, float]:
+    """The subject's outcome: from its run folder when it has been asked exactly this before, else by asking."""
+    path = None if subject.folder is None else subject.folder / FOLDER / f"{asked.task.name}.json"
+    if path is not None and path.is_file() and not fresh:
+        saved = read_json(path)
+        if saved.get("key") == _key(subject, asked):
+            return from_dict(Outcome, saved["outcome"]), float(saved["seconds"])
+    progress.stage(f"evaluate {subject.name}: {asked.task.name}", total=len(asked.items))
+    start = time.perf_counter()
+    outcome = asked.task.run(subject, asked.items, asked.seed, progress)
+    return outcome, round(time.perf_counter() - start, 2)
+
+
+def _baselines(task: Task, corpus: Corpus, items: list[Item], named: str, ngram: Any, seed: int, codec_hash: str,
+               fresh: bool) -> dict[str, Baseline]:
+    path = corpus.folder / "baselines" / f"{task.name}-{digest_bytes(corpus.hash, codec_hash, named, str(seed))}.json"
+    if path.is_file() and not fresh:
+        return {name: from_dict(Baseline, tree) for name, tree in read_json(path).items()}
+    made = task.baselines(corpus, items, ngram, seed)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {name: to_dict(entry) for name, entry in made.items()})
+    return made
+
+
+def _key(subject: Subject, asked: Asked) -> str:
+    return digest_bytes(subject.model_hash, subject.codec.hash, asked.corpus_hash, asked.prompt_hash, str(asked.seed))
+
+
+def _write(folder: Path, subject: Subject, asked: Asked, outcome: Outcome, seconds: float, scores: list[Score]) -> None:
+    texts = outcome.outputs or [""] * len(asked.items)
+    shown = [{"prompt": i.prompt, "answer": i.answer, "output": text,
+              "values": {m.name: outcome.values[m.name][n] for m in asked.task.metrics}}
+             for n, (i, text) in enumerate(zip(asked.items, texts, strict=True))][:SHOWN]
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_json(folder / FOLDER / f"{asked.task.name}.json",
+               {"task": asked.task.name, "version": asked.task.version, "key": _key(subject, asked), "seconds": seconds,
+                "scores": [to_dict(s) for s in scores], "groups": asked.groups, "outcome": to_dict(outcome),
+                "examples": shown})

@@ -1,0 +1,111 @@
+"""Who is judged: a network (`Subject`) or the 5-gram (`NGram`), behind the same two questions (`base.LanguageModel`).
+
+A text longer than the network's context is read in windows that overlap by half, so every token past the first window
+is scored with at least half a context before it. The 5-gram is asked for exactly the same tokens.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from meristem.codecs.base import Codec
+from meristem.core.errors import RequestError
+from meristem.evals.base import Pair
+from meristem.evals.ngram import KneserNey
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH_TOKENS = 16_384                   # a forward pass; logits of 8,192 words are then 0.5 GB in fp32
+ROWS = 64                               # prompts completed at once
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with its codec. `folder` (a run folder), where given, keeps its results in `evals/`."""
+
+    module: "nn.Module"
+    codec: Codec
+    model_hash: str
+    context: int
+    name: str = "model"
+    folder: Path | None = None
+
+    @classmethod
+    def open(cls, folder: Path, name: str = "") -> "Subject":
+        """The model of a run folder (results are kept in its `evals/`) or of a bare model folder (none are kept)."""
+        from meristem.hub import hf
+        loaded = hf.load(folder)
+        if loaded.codec is None:
+            raise RequestError(f"{loaded.folder} has no tokenizer.json, so no text can be put to it")
+        run = loaded.folder.parent if (loaded.folder.parent / "recipe.json").is_file() else None
+        return cls(loaded.module, loaded.codec, hf.identity(loaded.family, loaded.module), loaded.config.context,
+                   name or (run or loaded.folder).name, run)
+
+    def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
+        """Natural log p of each answer token."""
+        from meristem.generate.score import logprobs
+        windows = [_windows(prompt, answer, self.context) for prompt, answer in pairs]
+        found = iter(logprobs(self.module, [row for rows in windows for row, _ in rows], BATCH_TOKENS))
+        return [np.concatenate([next(found)[-fresh:] for _, fresh in rows]) for rows in windows]
+
+    def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
+        """Prompts are cut on the left so that prompt and completion fit the context."""
+        from meristem.generate.autoregressive import generate
+        cut = [np.asarray(p)[-(self.context - length):] for p in prompts]
+        order = sorted(range(len(cut)), key=lambda i: len(cut[i]))     # rows of like length share a batch
+        out: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(cut)
+        for start in range(0, len(order), ROWS):
+            rows = order[start:start + ROWS]
+            done = generate(self.module, [cut[i] for i in rows], length=length, temperature=temperature,
+                            seed=seed + start, stop={self.codec.end})
+            for i, generation in zip(rows, done, strict=True):
+                out[i] = np.asarray(generation.tokens, dtype=np.int32)
+        return out
+
+
+@dataclass(frozen=True)
+class NGram:
+    """The Kneser-Ney baseline as a subject."""
+
+    model: KneserNey
+    codec: Codec
+
+    def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
+        """Natural log p of each answer token."""
+        end = np.array([self.model.end])
+        rows = [np.concatenate([end, prompt, answer]) for prompt, answer in pairs]
+        found = np.split(self.model.logprobs(np.concatenate(rows)), np.cumsum([len(r) for r in rows])[:-1])
+        return [p[len(p) - len(answer):] for p, (_, answer) in zip(found, pairs, strict=True)]
+
+    def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
+        """Row i draws from a generator of (seed, i)."""
+        rngs = [np.random.default_rng((seed, i)) for i in range(len(prompts))]
+        return [self.model.sample(p, length, rng, temperature) for p, rng in zip(prompts, rngs, strict=True)]
+
+
+def prompt_ids(codec: Codec, text: str, begins: bool) -> np.ndarray:
+    """Ids of a prompt; one that begins its document follows the end token of the one before, as in training."""
+    ids = np.asarray(codec.encode(text), dtype=np.int64)
+    return np.concatenate([[codec.end], ids]) if begins else ids
+
+
+def answer_ids(codec: Codec, text: str, ends: bool) -> np.ndarray:
+    """Ids of an answer, with the end token where it closes the document."""
+    ids = np.asarray(codec.encode(text), dtype=np.int64)
+    return np.concatenate([ids, [codec.end]]) if ends else ids
+
+
+def _windows(prompt: np.ndarray, answer: np.ndarray, context: int) -> list[tuple[np.ndarray, int]]:
+    """Rows of at most context + 1 tokens, and how many of each row's last tokens are scored by it."""
+    assert len(prompt), "the first token of a row cannot be predicted: prompts hold at least the end token"
+    row = np.concatenate([prompt, answer])
+    out, done = [], len(prompt)
+    while done < len(row):
+        start = max(0, min(done - context // 2, len(row) - context - 1))
+        stop = min(len(row), start + context + 1)
+        out.append((row[start:stop], stop - done))
+        done = stop
+    return out
