@@ -1,0 +1,108 @@
+"""What a model costs, exactly, from its layers on the meta device: parameters, FLOPs a token, bytes.
+
+    module = on_meta("llama", Part("llama", {"dim": 256, "layers": 4, "heads": 4, "vocab": 4096}))
+    cost = Cost.of(module, context=256)
+    cost.parameters, cost.training_flops, cost.memory(tokens=4096)
+
+A matrix product of a [T, I] by an [I, O] matrix is 2 I O FLOPs a token; backward is twice forward. Attention's two
+products over a context of T are 2 * 2 * T * heads * head_dim a token when the whole square is counted, as PaLM
+(Chowdhery et al. 2022, appendix B) and nanoGPT do, and half of that when only the causal triangle is; softmax, norms and
+rotations are below 1 % and left out, as everywhere in the literature.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from meristem.core import registry
+from meristem.core.config import Part, build
+from meristem.nn.attention import Attention
+
+BACKWARD = 2                            # a matrix product's gradient is two products of the same size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts for one module at one context length; FLOPs are a token's, in the forward pass."""
+
+    parameters: int                     # every tensor once, tied ones too
+    embedding: int                      # of which tables that are only looked up in: no product ever touches them
+    linear_flops: int
+    attention_flops: int                # whole square
+    context: int
+    width: int                          # largest input of a linear layer's narrow side: the residual stream
+    activation_bytes: int               # kept for the backward pass, a token, bf16 compute
+    vocab: int
+    matrices: int                       # parameters inside the network's matrix products (Muon's share)
+
+    @classmethod
+    def of(cls, module: nn.Module, context: int) -> "Cost":
+        """Walk `module` (any device, the meta device costs nothing) by layer type."""
+        linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
+        tables = [m for m in module.modules() if isinstance(m, nn.Embedding)]
+        attentions = [m for m in module.modules() if isinstance(m, Attention)]
+        used = {id(m.weight) for m in linears}
+        tabled = {id(m.weight) for m in tables}
+        width = max((m.embedding_dim for m in tables), default=0)
+        vocab = max((m.num_embeddings for m in tables), default=0)
+        attended = sum(a.heads * a.head_dim for a in attentions)
+        head = {id(m.weight) for m in linears if m.out_features == vocab}
+        # Kept for backward: each product's input and output in bf16, its share of two fp32 norms a block, and attention's
+        # probabilities in both types over the causal half. Fused (compiled) code keeps less, eager code a little more.
+        kept = sum(2 * (m.in_features + m.out_features) for m in linears if id(m.weight) not in head)
+        kept += sum(6 * a.heads * context // 2 + 2 * 4 * width for a in attentions)
+        return cls(
+            parameters=sum(p.numel() for p in module.parameters()),
+            embedding=sum(m.weight.numel() for m in tables if id(m.weight) not in used),
+            linear_flops=sum(2 * m.in_features * m.out_features for m in linears),
+            attention_flops=2 * 2 * context * attended, context=context, width=width, activation_bytes=kept, vocab=vocab,
+            matrices=sum(m.weight.numel() for m in linears if id(m.weight) not in tabled | head))
+
+    @property
+    def active(self) -> int:
+        """Parameters that take part in a matrix product: the N of a scaling law (an untied lookup table is not in it)."""
+        return self.parameters - self.embedding
+
+    @property
+    def forward_flops(self) -> float:
+        """FLOPs a token forward, attention counted over the causal half: what our kernels really do."""
+        return self.linear_flops + self.attention_flops / 2
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs a token forward and backward, causal half."""
+        return (1 + BACKWARD) * self.forward_flops
+
+    @property
+    def training_flops_full(self) -> float:
+        """The same with the whole attention square, as PaLM's and nanoGPT's utilisation figures count."""
+        return (1 + BACKWARD) * (self.linear_flops + self.attention_flops)
+
+    def memory(self, tokens: int, optimizer: str = "adamw") -> dict[str, int]:
+        """Bytes by use while training `tokens` tokens a forward pass: fp32 weights, gradients and moments, bf16 copies.
+
+        AdamW keeps two moments, Muon one for the matrices. Logits are held in bf16 and fp32 with their gradient.
+        """
+        moments = 2 * self.parameters - (self.matrices if optimizer == "muon" else 0)
+        return {"weights": 4 * self.parameters, "gradients": 4 * self.parameters, "moments": 4 * moments,
+                "casts": 2 * self.active, "activations": tokens * self.activation_bytes, "logits": tokens * self.vocab * (2 + 4 + 4),
+                "snapshot": 4 * (self.parameters + moments)}
+
+
+def on_meta(part: Part) -> nn.Module:
+    """A family's module with its `Part`'s fields, on the meta device: shapes without memory, in milliseconds."""
+    family = registry.load("models", part.name)
+    with torch.device("meta"):
+        return family.Model(build(family.Config, part))
+
+
+def palm_flops(parameters: int, layers: int, heads: int, head_dim: int, context: int) -> int:
+    """FLOPs a token of training by PaLM's formula, 6 N + 12 L H Q T (appendix B); N without looked-up positions."""
+    return 6 * parameters + 12 * layers * heads * head_dim * context
+
+
+def decoder_flops(layers: int, width: int, vocab: int, context: int, hidden: int | None = None) -> int:
+    """Forward FLOPs of one sequence through a GPT-2-shaped decoder, whole attention square, two-matrix MLP (nanoGPT)."""
+    hidden = 4 * width if hidden is None else hidden
+    block = 2 * context * (4 * width * width + 2 * width * hidden) + 2 * 2 * context * context * width
+    return layers * block + 2 * context * width * vocab

@@ -1,0 +1,61 @@
+"""Counts against published numbers and against what torch itself counts."""
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from meristem.core.config import Part, to_dict
+from meristem.models import llama
+from meristem.plan.cost import Cost, decoder_flops, on_meta, palm_flops
+
+SMALL = {"vocab": 300, "dim": 64, "layers": 2, "heads": 4, "groups": 2}
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("llama-7b", 6_738_415_616), ("llama-13b", 13_015_864_320), ("llama-33b", 32_528_943_616),
+                                                  ("llama-65b", 65_285_660_672), ("llama2-70b", 68_976_648_192)])
+def test_published_parameter_counts_to_the_last_one(size, parameters):
+    assert Cost.of(on_meta(Part("llama", to_dict(llama.SIZES[size]))), 2048).parameters == parameters
+
+
+def test_flops_agree_with_torchs_own_counter_when_the_square_is_one_chunk():
+    """With a context of at most one query chunk the kernel computes the whole square, so both count the same products."""
+    model = llama.Model(llama.Config(**SMALL))
+    tokens = torch.zeros(3, 32, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens).sum().backward()
+    cost = Cost.of(model, 32)
+    assert counter.get_total_flops() == pytest.approx(3 * 32 * cost.training_flops_full, rel=0.002)
+    assert cost.training_flops < cost.training_flops_full
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_six_n_is_the_linear_part(tied):
+    """6 N D, with N the parameters in products, is the linear layers' cost; norms (about 1e-3) and lookups add nothing."""
+    cost = Cost.of(on_meta(Part("llama", SMALL | {"tied": tied})), 32)
+    assert 3 * cost.linear_flops == pytest.approx(6 * cost.active, rel=3e-3)
+    assert cost.embedding == (0 if tied else 300 * 64) and cost.active == cost.parameters - cost.embedding
+
+
+def test_memory_adds_up_by_hand():
+    cost = Cost.of(on_meta(Part("llama", SMALL | {"tied": True})), 32)
+    n, parts = cost.parameters, cost.memory(tokens=64)
+    assert (parts["weights"], parts["gradients"], parts["moments"], parts["casts"]) == (4 * n, 4 * n, 8 * n, 2 * n)
+    assert parts["logits"] == 64 * 300 * 10 and parts["snapshot"] == 12 * n
+    saved = parts["moments"] - cost.memory(64, "muon")["moments"]
+    assert saved == 4 * (n - 300 * 64 - 5 * 64), "all but the table and five norms"
+    assert cost.memory(128)["activations"] == 2 * parts["activations"] > 0
+
+
+def test_gpt2_by_nanogpts_and_palms_formulas():
+    """PUBLISHED row 24: GPT-2 124M at a context of 1,024, one sequence."""
+    assert decoder_flops(12, 768, 50257, 1024) == 291_648_307_200
+    assert 3 * decoder_flops(12, 768, 50257, 1024) == 874_944_921_600
+    assert 1024 * palm_flops(124_337_664 - 1024 * 768, 12, 12, 64, 1024) == 875_062_886_400
+
+
+@pytest.mark.parametrize(("parameters", "tokens", "factor", "published"), [
+    (174_600e6, 300e9, 6, 3.14e23), (60e6, 1e12, 3, 1.80e20), (11e9, 1e12, 3, 3.30e22), (355e6, 250e9, 6, 5.33e20),
+    (355e6, 2e12, 6, 4.26e21), (1.32e9, 300e9, 6, 2.38e21), (70e9, 1.4e12, 6, 5.88e23), (280e9, 300e9, 6, 5.04e23)])
+def test_published_training_budgets_are_six_n_d(parameters, tokens, factor, published):
+    """PUBLISHED rows 22, 23, 36 (GPT-3 table D.1; T5's encoder-decoder touches each token with half its weights)."""
+    forward_and_back = palm_flops(int(parameters), 0, 0, 0, 0)
+    assert forward_and_back * factor / 6 * tokens == pytest.approx(published, rel=3e-3)
