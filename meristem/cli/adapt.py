@@ -1,0 +1,29 @@
+"""`meristem adapt`: from a trained model to one that does a task better."""
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meristem.cli.common import Answer, model_folder
+from meristem.cli.pretrain import Edits, execute, requested
+
+
+def adapt(
+    model: Annotated[Path, typer.Argument(help="A model folder or run folder.", show_default=False)],
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (meristem list recipes) or file.", show_default=False)],
+    edits: Edits = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train from the first step, discarding what the run folder holds.")] = False,
+) -> Answer:
+    """Adapt a model to a task with a few added weights (LoRA) or all of them; goes on by itself when run again.
+
+    The base stays frozen under LoRA. The run folder gets the adapter in PEFT's format (adapter/) and the merged model in
+    the Hugging Face layout (model/).
+
+    Example: meristem adapt runs/llama function_bodies data.corpus=runs/corpus adapt.rank=8 --out runs/fill
+
+    Exit status: 0 ok; 1 the machine failed; 2 the request was wrong; 130 or 143 stopped and saved.
+    """
+    base = model_folder(model)
+    run, folder = requested(recipe, [*(edits or []), f"base={str(base)!r}"], out, None)
+    return execute(run, folder, fresh)

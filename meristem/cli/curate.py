@@ -1,0 +1,44 @@
+"""`meristem curate`: raw files to a corpus folder with a ledger of every decision."""
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meristem.cli.common import Answer, inputs
+from meristem.cli.display import shown
+from meristem.core.errors import RequestError
+
+
+def curate(
+    paths: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Files or folders; the word stdlib is this machine's "
+                                                                         "Python standard library.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
+    seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
+    limit: Annotated[str, typer.Option(help="Keep a random sample of about this size: 500k, 20M; 0 = everything.")] = "0",
+) -> Answer:
+    """Raw files to a corpus: read, filter, drop duplicates, split; every decision in a ledger.
+
+    Exact and near duplicates (MinHash) are dropped with the twin named, documents are split into train, validation and
+    test by their hash, and ledger.jsonl says for each document what happened to it and why.
+
+    Example: meristem curate ~/notes src/ --out runs/corpus
+
+    Exit status: 0 ok; 1 the machine failed (a full disk); 2 the request was wrong (an empty folder, a foreign OUT).
+    """
+    from meristem.corpus import curate as stage
+    from meristem.corpus.find import standard_library
+    sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
+    with shown("curate") as progress:
+        corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit), progress=progress)
+    facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
+    return Answer(facts, f"{corpus.folder}: {corpus.describe()}\nnext: meristem pretrain llama data.corpus={corpus.folder}")
+
+
+def _bytes(text: str) -> int:
+    """'20M' -> 20,000,000."""
+    scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
+    digits = text if scale == 1 else text[:-1]
+    try:
+        return int(float(digits) * scale)
+    except (ValueError, OverflowError):
+        raise RequestError(f"--limit {text!r} is not a size; write 500k, 20M or 0") from None

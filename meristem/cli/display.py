@@ -1,0 +1,171 @@
+"""Progress drawn on standard error: a live panel on a terminal, a few plain lines elsewhere.
+
+The panel shows the stage, a bar, loss, tokens a second, the share of the machine's measured peak, the time left and
+the latest sample. Standard output stays free for answers.
+"""
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from meristem.cli.common import clock
+from meristem.core.progress import Fact, Progress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+EVERY = 10.0                                                   # seconds between plain lines: a log, not a flood
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Progress]:
+    """A `Progress` that draws itself while the block runs: `with shown("pretrain") as progress: ...`."""
+    if not sys.stderr.isatty():
+        lines = Lines()
+        yield lines
+        lines.end()
+        return
+    from rich.console import Console
+    from rich.live import Live
+    panel = Panel(title)
+    with Live(get_renderable=panel.draw, console=Console(stderr=True), refresh_per_second=4, transient=False):
+        yield panel
+        panel.end()
+
+
+class _Stage:
+    """How far the current stage is, and how long it will still take."""
+
+    def __init__(self, name: str, total: float | None):
+        self.name, self.total, self.done, self.facts = name, total, 0.0, {}  # type: str, float | None, float, dict[str, Fact]
+        self.began = time.monotonic()
+        self.first: tuple[float, float] | None = None          # when work was first seen: compilation before it is not pace
+
+    def update(self, done: float, facts: dict[str, Fact]) -> None:
+        self.done = done
+        self.facts |= facts
+        self.first = self.first or (time.monotonic(), done)
+
+    def left(self) -> float | None:
+        """Seconds to go: as the work itself says, else at the pace since the first update."""
+        if isinstance(told := self.facts.get("seconds_left"), float | int):
+            return float(told)
+        if not self.total or self.first is None or self.done <= self.first[1]:
+            return None
+        pace = (time.monotonic() - self.first[0]) / (self.done - self.first[1])
+        return pace * (self.total - self.done)
+
+    def words(self) -> list[str]:
+        """The facts as people read them."""
+        out = []
+        for key, value in self.facts.items():
+            if value is None or key == "seconds_left":
+                continue
+            if key == "share_of_peak" and isinstance(value, float):
+                out.append(f"{value:.0%} of peak")
+            elif key == "tokens_per_second" and isinstance(value, float | int):
+                out.append(f"{value:,.0f} tokens/s")
+            else:
+                number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+                out.append(f"{key.replace('_', ' ')} {number}")
+        return out
+
+
+class Lines(Progress):
+    """Plain lines for logs and pipes: one when a stage begins, one every ten seconds, one when it ends."""
+
+    def __init__(self) -> None:
+        self.now: _Stage | None = None
+        self.last = 0.0
+
+    def stage(self, name: str, total: float | None = None) -> None:
+        self.end()
+        self.now, self.last = _Stage(name, total), time.monotonic()
+        _line(f"[{name}]")
+
+    def update(self, done: float, **facts: Fact) -> None:
+        if self.now is None:
+            return
+        self.now.update(done, facts)
+        if time.monotonic() - self.last >= EVERY:
+            self.last = time.monotonic()
+            share = [f"{done / self.now.total:.0%}"] if self.now.total else []
+            left = self.now.left()
+            _line(f"[{self.now.name}] " + "  ".join(share + self.now.words() + ([f"{clock(left)} left"] if left else [])))
+
+    def say(self, text: str) -> None:
+        _line(text)
+
+    def sample(self, text: str) -> None:
+        _line("  | " + "\n  | ".join(text.splitlines()[:4]))
+
+    def warn(self, text: str) -> None:
+        _line(f"warning: {text}")
+
+    def end(self) -> None:
+        """Close the current stage with its facts and its time."""
+        if self.now is not None:
+            facts = "  ".join(self.now.words())
+            _line(f"[{self.now.name}] done in {clock(time.monotonic() - self.now.began)}" + (f": {facts}" if facts else ""))
+            self.now = None
+
+
+class Panel(Progress):
+    """The live panel of a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.began = title, time.monotonic()
+        self.now: _Stage | None = None
+        self.past: list[str] = []
+        self.latest = ""
+
+    def stage(self, name: str, total: float | None = None) -> None:
+        self.end()
+        self.now = _Stage(name, total)
+
+    def update(self, done: float, **facts: Fact) -> None:
+        if self.now is not None:
+            self.now.update(done, facts)
+
+    def say(self, text: str) -> None:
+        self.past.append(text)
+
+    def sample(self, text: str) -> None:
+        self.latest = text
+
+    def warn(self, text: str) -> None:
+        self.past.append(f"warning: {text}")
+
+    def end(self) -> None:
+        """Move the current stage to the list of finished ones."""
+        if self.now is not None:
+            self.past.append(f"{self.now.name:<12} {clock(time.monotonic() - self.now.began):>6}  " + "  ".join(self.now.words()))
+            self.now = None
+
+    def draw(self) -> "RenderableType":
+        """What the panel looks like at this moment."""
+        from rich import box
+        from rich.console import Group
+        from rich.panel import Panel as Box
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+        rows: list[RenderableType] = [Text(line, style="yellow" if line.startswith("warning") else "dim", overflow="ellipsis")
+                                      for line in self.past[-12:]]
+        if self.now is not None:
+            left = self.now.left()
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(Text(f"{self.now.name:<12}", style="bold"),
+                         ProgressBar(total=self.now.total or 1.0, completed=self.now.done, width=36, pulse=self.now.total is None),
+                         Text(f"{self.now.done / self.now.total:4.0%}" if self.now.total else ""),
+                         Text(f"{clock(left)} left" if left is not None else clock(time.monotonic() - self.now.began), style="cyan"))
+            rows += [grid, Text("  ".join(self.now.words()), style="green")]
+        if self.latest:
+            rows.append(Text("\n".join(self.latest.splitlines()[:8]), style="italic"))
+        return Box(Group(*rows), title=f"meristem {self.title}  {clock(time.monotonic() - self.began)}", title_align="left",
+                   box=box.ROUNDED, border_style="green")
+
+
+def _line(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,119 @@
+"""The `meristem` command: wires the verbs, prints their answers, and turns every failure into one line and a status.
+
+Exit status: 0 ok; 1 the machine failed; 2 the request was wrong; 130 or 143 stopped by Ctrl-C or SIGTERM.
+"""
+import functools
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from meristem.cli.adapt import adapt
+from meristem.cli.card import card
+from meristem.cli.chat import chat
+from meristem.cli.common import Answer, Stopped
+from meristem.cli.curate import curate
+from meristem.cli.doctor import doctor
+from meristem.cli.evaluate import evaluate
+from meristem.cli.export import export
+from meristem.cli.generate import generate
+from meristem.cli.list import list_entries
+from meristem.cli.plan import plan
+from meristem.cli.pretrain import pretrain
+from meristem.cli.quickstart import quickstart
+from meristem.cli.show import show
+from meristem.core.errors import MeristemError, nearest
+
+VERBS = {"quickstart": quickstart, "curate": curate, "plan": plan, "pretrain": pretrain, "adapt": adapt,
+         "evaluate": evaluate, "generate": generate, "chat": chat, "export": export, "card": card,
+         "list": list_entries, "show": show, "doctor": doctor}
+EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to standard "
+          "error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped (and resumable).")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status; nothing but a bug of ours ever shows a traceback."""
+    try:
+        status = typer.main.get_command(_app())(args=argv, prog_name="meristem", standalone_mode=False)
+        sys.stdout.flush()
+        return status or 0
+    except MeristemError as error:
+        return _fail(str(error), error.status)
+    except typer.TyperException as error:
+        return _fail(_usage(error), 2)
+    except Stopped as stop:
+        return _fail(stop.line, stop.status)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", 130)
+    except BrokenPipeError:                                    # `meristem list | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _fail("this machine has too little memory for that; try a smaller model, batch or limit", 1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(name="meristem", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+                      pretty_exceptions_enable=False, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(meristem)
+    for name, verb in VERBS.items():
+        app.command(name)(_with_json(verb))
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from meristem import __version__
+        print(__version__)
+        raise typer.Exit
+
+
+def meristem(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                   help="Print the version and exit.")] = False) -> None:
+    """The whole foundation-model lifecycle in one readable PyTorch codebase: raw files in, an adapted, certified model out.
+
+    Start with [bold]meristem quickstart[/bold]: five minutes, two cores, real data found on this machine.
+    """
+
+
+def _with_json(verb: Callable[..., Answer]) -> Callable[..., None]:
+    """The verb with `--json` added to its options and its answer printed: one place, so no verb can lack it."""
+    @functools.wraps(verb)
+    def run(*args: Any, as_json: bool, **options: Any) -> None:
+        answer = verb(*args, **options)
+        if as_json:
+            print(json.dumps(answer.facts, ensure_ascii=False, default=str))
+        elif answer.text:
+            print(answer.text)
+
+    signature = inspect.signature(verb)
+    extra = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), extra])  # type: ignore[attr-defined]
+    run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(verb.__doc__ or ""))    # let the terminal wrap it
+    run.__annotations__ = {**verb.__annotations__, "as_json": Json}
+    return run
+
+
+def _usage(error: typer.TyperException) -> str:
+    """A wrong command line in one line, with the nearest name that exists."""
+    text = error.format_message()
+    if unknown := re.match(r"No such command '(.*?)'", text):
+        return f"no verb {unknown[1]!r}; {nearest(unknown[1], VERBS)}"
+    command = next((word for word in sys.argv[1:] if word in VERBS), "")
+    return f"{text[:1].lower()}{text[1:].rstrip('.')}; see: meristem {command + ' ' if command else ''}--help"
+
+
+def _fail(line: str, status: int) -> int:
+    print(f"meristem: {' '.join(line.split())}", file=sys.stderr)
+    return status

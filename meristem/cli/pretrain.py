@@ -1,0 +1,70 @@
+"""`meristem pretrain`: a model from scratch; goes on by itself from the run folder."""
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meristem.cli.common import Answer, resumable, shell
+from meristem.cli.display import shown
+from meristem.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from meristem.core.run import Run
+
+Edits = Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Any field of the run: model.layers=8 "
+                                                                                  "train.lr=1e-3.", show_default=False)]
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (meristem list recipes) or a YAML, TOML or JSON file.",
+                                          show_default=False)] = "",
+    edits: Edits = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Repeat or go on with the run of this folder.", show_default=False)] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train from the first step, discarding what the run folder holds.")] = False,
+) -> Answer:
+    """Train a model from scratch; run the same command again and it goes on from the newest good checkpoint.
+
+    Writes a run folder: the resolved recipe, a manifest of everything the numbers depend on, a log line a step,
+    checkpoints, and model/ in the Hugging Face layout. A folder that holds another run is refused.
+
+    Example: meristem pretrain llama data.corpus=runs/corpus train.steps=2000 --out runs/llama
+
+    Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (every mistake at once, with the nearest name);
+    130 or 143 stopped and saved.
+    """
+    run, folder = requested(recipe, edits or [], out, source)
+    if run.adapt or run.base:
+        raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
+    return execute(run, folder, fresh)
+
+
+def requested(recipe: str, words: list[str], out: Path | None, source: Path | None) -> tuple["Run", Path]:
+    """The run that a command line asks for, and its folder."""
+    from meristem.core.config import edit, from_dict, parse_edits, read_file
+    from meristem.core.run import Run
+    from meristem.recipes import resolve
+    if source is None:
+        if not recipe:
+            raise RequestError("which recipe? name one (meristem list recipes), or go on with a run: meristem pretrain --from RUN")
+        run, _ = resolve(recipe, parse_edits(words))
+        return run, (out or Path("runs") / run.name).expanduser()
+    if recipe and "=" not in recipe:
+        raise RequestError(f"give either a recipe ({recipe}) or --from {source}, not both")
+    if not (source / "recipe.json").is_file():
+        raise RequestError(f"{source} is not a run folder (it has no recipe.json)")
+    changes = parse_edits([w for w in [recipe, *words] if w])
+    return edit(from_dict(Run, read_file(source / "recipe.json")), changes), (out or source).expanduser()
+
+
+def execute(run: "Run", folder: Path, fresh: bool) -> Answer:
+    """Train, watched; the answer is result.json and what to do next."""
+    from meristem.core.files import read_json
+    from meristem.train.run import pretrain as train
+    verb = "adapt" if run.adapt or run.base else "pretrain"
+    with resumable(shell("meristem", "pretrain", "--from", folder)), shown(verb) as progress:
+        train(run, folder, progress=progress, fresh=fresh)
+    result = read_json(folder / "result.json")
+    loss = f", validation loss {result['validation']:.4f}" if result.get("validation") is not None else ""
+    return Answer({"run": str(folder), "model": str(folder / "model"), **result},
+                  f"{folder / 'model'}: {result['step']} steps{loss}\nnext: {shell('meristem', 'generate', folder, 'def ')}")

@@ -1,0 +1,52 @@
+"""`meristem show`: a resolved recipe before anything is spent."""
+from typing import Annotated, Any
+
+import typer
+
+from meristem.cli.common import Answer, table
+from meristem.cli.pretrain import Edits
+
+
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (meristem list recipes) or file.", show_default=False)],
+    edits: Edits = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML that can be edited and used as a recipe.")] = False,
+) -> Answer:
+    """Every field of a recipe, where each value comes from, the parameter count and the training FLOPs.
+
+    Nothing is trained: the model is built without memory. The YAML of --yaml is a recipe file of your own.
+
+    Example: meristem show llama model.layers=8 --yaml > mine.yaml
+
+    Exit status: 0 ok; 2 the request was wrong (every mistake at once, with the nearest name).
+    """
+    from meristem.core.config import flat, parse_edits, to_dict
+    from meristem.recipes import resolve
+    run, origins = resolve(recipe, parse_edits(edits or []))
+    tree = to_dict(run)
+    if yaml:
+        import yaml as writer
+        return Answer({"recipe": tree}, writer.safe_dump(tree, sort_keys=False).rstrip())
+    cost = {} if run.base or run.adapt else _cost(tree, run)
+    facts = {"recipe": tree, "origins": origins, **cost}
+    rows = [(key, value, origins[key]) for key, value in flat(tree).items()]
+    totals = "\n".join(f"  {key.replace('_', ' ')}: {value:,}" for key, value in cost.items() if isinstance(value, int | float))
+    return Answer(facts, table(rows) + ("\n" + totals if totals else ""))
+
+
+def _cost(tree: dict[str, Any], run: Any) -> dict[str, Any]:
+    """Parameters and FLOPs from a model on the meta device; a codec not yet fitted counts with its `vocab` field."""
+    import torch
+
+    from meristem.core import registry
+    from meristem.core.config import build
+    from meristem.plan.cost import training_flops_per_token
+    entry = registry.load("models", run.model.name)
+    vocab = run.data.codec.fields.get("vocab", 256)
+    config = build(entry.Config, run.model, **{"context": run.train.context, **run.model.fields, "vocab": vocab})
+    with torch.device("meta"):
+        model = entry.Model(config)
+    tokens = run.train.steps * run.train.batch * run.train.context
+    flops = training_flops_per_token(model, run.train.context)
+    return {"parameters": sum(p.numel() for p in model.parameters()), "tokens": tokens, "flops_per_token": round(flops),
+            "training_flops": round(flops * tokens)}

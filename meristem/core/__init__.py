@@ -1,0 +1,1 @@
+"""What every stage shares: names, configs, errors, files, randomness, the machine."""

@@ -1,0 +1,220 @@
+"""The whole lifecycle once, within a budget of time: curate, tokenise, plan, pretrain, adapt, evaluate, account.
+
+    meristem quickstart --budget 5m
+    facts = quickstart([], Path("runs/quickstart"), 300.0)
+
+Every stage is a public function of its own folder; here is only their order and their share of the time. Each recognises by
+hashes what it has already done, so the same call again goes on where it was. The folder:
+
+    OUT/quickstart.json   what was asked, seconds of each stage
+    OUT/corpus/  plan.json  base/  fill/ (run folders)  energy.json  report.html
+"""
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meristem.core.config import Part, edit, from_dict, to_dict
+from meristem.core.errors import RequestError
+from meristem.core.files import claim, digest_bytes, read_json, write_json
+from meristem.core.progress import SILENT, Progress
+from meristem.core.run import Run
+
+STATE, PLAN, ENERGY = "quickstart.json", "plan.json", "energy.json"
+SMALLEST = 60.0                         # seconds; below it compiling and scoring leave nothing to train with
+BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
+VOCAB = 4096
+# Shares of what is left of the budget after the stages before: measured so that 90 s and 5 min both end on time.
+PRETRAIN, ADAPT = 0.60, 0.45
+
+
+@dataclass
+class Ledger:
+    """What the quickstart folder remembers between calls: the request, the corpus, and the seconds each stage took."""
+
+    path: Path
+    facts: dict[str, Any]
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all stages, over all calls."""
+        return sum(self.seconds.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to stage `name`, also when it is interrupted."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 2)
+            self.write()
+
+    def write(self, **more: Any) -> None:
+        """Keep the facts on disk."""
+        self.facts |= more
+        write_json(self.path, {**self.facts, "seconds": self.seconds})
+
+
+def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh: bool = False,
+               edits: Mapping[str, Any] | None = None, limit: int = 0, progress: Progress = SILENT) -> dict[str, Any]:
+    """Run the lifecycle on `paths` (none: the Python standard library) in `out`; returns the facts of its summary.
+
+    `edits` change the planned run (field.path -> value) and `limit` the items a task is asked. RequestError: a budget that
+    is too small, an `out` that holds something else.
+    """
+    if not budget_seconds >= SMALLEST:
+        raise RequestError(f"a budget of {budget_seconds:g} s is too small: compiling and scoring alone take most of it; "
+                           f"the smallest that works is --budget {SMALLEST:g}s")
+    ledger = _open(out, {"paths": [str(p.resolve()) for p in paths], "budget_seconds": budget_seconds}, fresh, progress)
+    corpus, codec = _corpus(paths, out, budget_seconds, ledger, progress)
+    plan = _plan(corpus, codec, out, budget_seconds, edits or {}, ledger, progress)
+    base_run = from_dict(Run, plan["run"])
+    from meristem.train.run import pretrain
+    with ledger.stage("pretrain"):
+        base = pretrain(base_run, out / "base", progress=progress)
+    fill = _adapt(base_run, base, out, budget_seconds, edits or {}, ledger, progress)
+    with ledger.stage("evaluate"):
+        scores = _evaluate(corpus, base, fill, limit, progress)
+    with ledger.stage("account"):
+        report = _account(out, base, fill, ledger, progress)
+    facts = {"out": str(out), "corpus": str(corpus.folder), "base": str(base), "fill": str(fill) if fill else None,
+             "report": str(report), "scores": scores, "seconds": dict(ledger.seconds), "total_seconds": round(ledger.spent, 1)}
+    return {**facts, "summary": summary(facts)}
+
+
+def make_plan(corpus: Any, seconds: float, *, codec: Part | None = None, progress: Progress = SILENT) -> Any:
+    """The `Plan` for training on `corpus` for so many seconds on this machine; the rate is measured on the shape itself."""
+    from meristem.core import machine
+    from meristem.data.shards import tokenise
+    from meristem.plan import plan
+    from meristem.train import probe
+    from meristem.train.run import codec_of
+    part = codec or Part("bpe", {"vocab": VOCAB})
+    progress.stage("plan")
+    shards = tokenise(corpus, codec_of(part, corpus, progress), progress)
+    return plan.make(seconds, corpus, shards, machine.measured(), probe.tokens_per_second)
+
+
+def judged(folder: Path, name: str) -> Any:
+    """The model in a run or model folder as `evals` asks it; a run folder keeps its certificates."""
+    from meristem.evals.subject import Subject
+    from meristem.hub import hf
+    loaded = hf.load(folder)
+    if loaded.codec is None:
+        raise RequestError(f"{folder} has no tokenizer.json, so nothing can be asked of it")
+    return Subject(loaded.module, loaded.codec, hf.identity(loaded.family, loaded.module), loaded.config.context, name,
+                   folder if (folder / "recipe.json").is_file() else None)
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """What to look at and what to do next, for a person."""
+    model = facts["fill"] or facts["base"]
+    rows = [f"  {s['task']}: {s['name']}  {s['value']:.4g} {s['unit']}  [{s['interval']['low']:.4g}, {s['interval']['high']:.4g}]"
+            f"  n {s['n']}" + (f"  ({s['baseline']['what']}: {s['baseline']['value']:.4g})" if s["baseline"] else "")
+            for s in facts["scores"]]
+    return "\n".join([f"Done in {facts['total_seconds']:.0f} s.", *rows, "", "Next:",
+                      f"  meristem chat {facts['base']}", f"  meristem generate {model} 'def add(a, b):'",
+                      f"  open {facts['report']}"])
+
+
+def _open(out: Path, request: dict[str, Any], fresh: bool, progress: Progress) -> Ledger:
+    """Claim the folder: empty, or holding this same request; anything else is refused and left as it is."""
+    path = out / STATE
+    if fresh and path.is_file():
+        shutil.rmtree(out)
+    claim(out, "quickstart", lambda folder: path.is_file())
+    old = read_json(path) if path.is_file() else None
+    if old:
+        other = [f"{key} is {old.get(key)!r} there, {value!r} here" for key, value in request.items() if old.get(key) != value]
+        if other:
+            raise RequestError(f"{out} holds another quickstart ({'; '.join(other)}); choose another --out, or add --fresh")
+        progress.say(f"going on with {out}; finished stages are not repeated")
+    ledger = Ledger(path, old or request, progress, dict(old["seconds"]) if old else {})
+    ledger.facts.pop("seconds", None)
+    ledger.write()
+    return ledger
+
+
+def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, progress: Progress) -> tuple[Any, Part]:
+    from meristem.corpus.curate import curate
+    from meristem.corpus.find import standard_library
+    from meristem.data.shards import tokenise
+    from meristem.train.run import codec_of
+    with ledger.stage("curate"):
+        progress.stage("curate")
+        corpus = curate(list(paths) or standard_library(), out / "corpus", limit_bytes=int(budget * BYTES_PER_SECOND), progress=progress)
+        if ledger.facts.get("corpus", corpus.hash) != corpus.hash:
+            raise RequestError(f"the files that {out} was made from have changed since; choose another --out, or add --fresh")
+        ledger.write(corpus=corpus.hash)
+    codec = Part("bpe", {"vocab": VOCAB})
+    with ledger.stage("tokenise"):
+        tokenise(corpus, codec_of(codec, corpus, progress), progress)
+    return corpus, codec
+
+
+def _plan(corpus: Any, codec: Part, out: Path, budget: float, edits: Mapping[str, Any], ledger: Ledger,
+          progress: Progress) -> dict[str, Any]:
+    """The plan on file when it answers this corpus, budget and edits; else a new one for what is left of the budget."""
+    key = digest_bytes(corpus.hash, repr(budget), repr(sorted(edits.items())))
+    path = out / PLAN
+    if path.is_file() and (old := read_json(path)).get("key") == key:
+        return old
+    with ledger.stage("plan"):
+        made = make_plan(corpus, (budget - ledger.spent) * PRETRAIN, codec=codec, progress=progress)
+        run = edit(made.run(str(corpus.folder)), edits)
+        facts = {**made.to_dict(), "run": to_dict(run), "key": key}
+        write_json(path, facts)
+    return facts
+
+
+def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[str, Any], ledger: Ledger,
+           progress: Progress) -> Path | None:
+    """The LoRA run on function bodies, as long as the budget allows; None where the corpus has no functions to learn from."""
+    from meristem.corpus.store import Corpus
+    from meristem.data.examples import function_bodies
+    from meristem.recipes import language
+    from meristem.train.run import pretrain
+    folder = out / "fill"
+    with ledger.stage("adapt"):
+        if (folder / "recipe.json").is_file():
+            return pretrain(from_dict(Run, read_json(folder / "recipe.json")), folder, progress=progress)
+        corpus = Corpus.open(Path(base_run.data.corpus))
+        if not (function_bodies(corpus, "train") and function_bodies(corpus, "validation")):
+            progress.warn("no documented Python functions in this corpus, so there is nothing to adapt to; only the base is judged")
+            return None
+        run = language.function_bodies()
+        rows = base_run.train.batch * base_run.train.context
+        result = read_json(base / "result.json")
+        rate = result["tokens"] / result["train_seconds"]
+        steps = max(4, int((budget - ledger.spent) * ADAPT * rate / rows))
+        run = edit(run, {"data.corpus": base_run.data.corpus, "base": str(base / "model"), "train.batch": base_run.train.batch,
+                         "train.micro": base_run.train.micro, "train.context": base_run.train.context, "train.steps": steps,
+                         "train.warmup": min(10, steps // 10 + 1), "train.validate_every": max(1, steps // 4),
+                         **{key: value for key, value in edits.items() if key.startswith("train.")}})
+        return pretrain(run, folder, progress=progress)
+
+
+def _evaluate(corpus: Any, base: Path, fill: Path | None, limit: int, progress: Progress) -> list[dict[str, Any]]:
+    """Certificates of base and adapted model; the adapted one with paired tests against the base."""
+    from meristem.evals.run import evaluate
+    subject = judged(base, "base")
+    scores = [{"model": "base", **to_dict(s)} for s in evaluate(subject, corpus, limit=limit, progress=progress)]
+    if fill:
+        adapted = evaluate(judged(fill, "fill"), corpus, limit=limit, against=subject, progress=progress)
+        scores += [{"model": "fill", **to_dict(s)} for s in adapted]
+    return scores
+
+
+def _account(out: Path, base: Path, fill: Path | None, ledger: Ledger, progress: Progress) -> Path:
+    """Energy estimate, model cards and the report."""
+    from meristem.govern import card, report
+    progress.stage("account")
+    for folder in filter(None, (base, fill)):
+        card.write(folder)
+    return report.write(out)

@@ -1,0 +1,17 @@
+"""Before any test: no network, one thread, no compilation, and shape annotations that are executed.
+
+jaxtyping's import hook makes beartype check every `Float[Tensor, "B T D"]` of the maths trunk each time a function is
+called, so an annotation that lies fails a test.
+"""
+import os
+import tempfile
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
+                  OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"), TORCHDYNAMO_DISABLE="1", NO_COLOR="1",
+                  COLUMNS="100")
+os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="meristem-tests-"))
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["meristem.nn", "meristem.models", "meristem.objectives", "meristem.generate", "meristem.adapt",
+                     "meristem.train.optim", "meristem.plan.scaling"], "beartype.beartype")
