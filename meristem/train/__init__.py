@@ -1,1 +1,1 @@
-"""Learn: the one trainer, its optimizers, checkpoints and hooks, and `run.pretrain`, which executes a recipe's `Run`."""
+"""Learn: the one trainer, its optimizers, checkpoints and hooks; `run.pretrain` executes a recipe's `Run`."""

@@ -1,7 +1,7 @@
 """What happens beside the arithmetic of a step: log lines, progress, validation, samples. A hook never changes a run.
 
-A hook is called as `hook(trainer, facts)` after each step; it may add to `facts`. Hooks that run the model do so in eager
-mode without gradients and leave every generator as they found it, so that a run with other hooks ends in the same weights.
+A hook is called as `hook(trainer, facts)` after each step; it may add to `facts`. Hooks that run the model do so in
+eager mode without gradients and leave every generator as they found it: a run with other hooks ends in equal weights.
 """
 import json
 import math
@@ -65,8 +65,8 @@ def draw(progress: Progress) -> Hook:
         if last or facts["seconds"] - state["drawn"] >= EVERY:
             state["drawn"] = facts["seconds"]
             left = (trainer.config.steps - trainer.step) * state["rate"]
-            progress.update(trainer.step, loss=state["loss"], tokens_per_second=facts.get("tokens_per_second"),
-                            share_of_peak=facts.get("share_of_peak"), seconds_left=left, validation=facts.get("validation"))
+            progress.update(trainer.step, loss=state["loss"], seconds_left=left, validation=facts.get("validation"),
+                            tokens_per_second=facts.get("tokens_per_second"), share_of_peak=facts.get("share_of_peak"))
         if facts["skipped"]:
             progress.warn(f"step {trainer.step} was skipped: its loss or gradient is not finite")
     return hook

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from meristem.core.run import Train
 from meristem.nn.linear import Embedding
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)           # Jordan's quintic: fast rather than exact, singular values end in 0.7..1.2
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)        # Jordan's quintic: fast, not exact; singular values end in 0.7..1.2
 ROUNDS = 5
 EPS = 1e-8
 
@@ -116,10 +116,10 @@ class Optimizer:
 
 
 def schedule(config: Train, step: int) -> float:
-    """The learning rate of `step` (0-based) over the peak: linear warm-up, then cosine or warm-up-stable-decay to `floor`.
+    """The learning rate of `step` (0-based) over the peak: linear warm-up, then cosine or stable-then-decay to `floor`.
 
-    Cosine: Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983. WSD: Hu et al. 2024, https://arxiv.org/abs/2404.06395
-    section 4, with a linear fall.
+    Cosine: Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983. WSD: Hu et al. 2024, section 4,
+    https://arxiv.org/abs/2404.06395, with a linear fall.
     """
     if step < config.warmup:
         return (step + 1) / config.warmup

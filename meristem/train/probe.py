@@ -1,7 +1,7 @@
 """How fast this machine really trains a given run: a few steps of it, timed, nothing kept.
 
-The planner asks this of the shape it would choose, so that its step count rests on a measurement and not on a table. The
-compiled kernels are cached on disk, so the run itself compiles in a tenth of the time.
+The planner asks this of the shape it would choose, so that its step count rests on a measurement and not on a table.
+The compiled kernels are cached on disk, so the run itself compiles in a tenth of the time.
 """
 import statistics
 import time

@@ -3,15 +3,18 @@
     from meristem.train.run import pretrain
     pretrain(run, Path("runs/mine"))            # the same call again goes on from the newest checkpoint
 
-The run folder holds recipe.json (the resolved Run), manifest.json (what the numbers depend on), log.jsonl, samples.jsonl,
-checkpoints/, model/ (Hugging Face layout), for adapted models adapter/ (PEFT layout), and result.json at the end.
+The run folder holds recipe.json (the resolved Run), manifest.json (what the numbers depend on), log.jsonl,
+samples.jsonl, checkpoints/, model/ (Hugging Face layout), adapter/ (PEFT layout) and, at the end, result.json.
 """
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from meristem.generate.autoregressive import generate
 
 from meristem.adapt import lora
 from meristem.codecs import load as load_codec
@@ -23,23 +26,24 @@ from meristem.core.files import claim, committed, digest_bytes, read_json, write
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
 from meristem.core.run import Run
+from meristem.core.types import Batch
 from meristem.corpus.store import Corpus
 from meristem.data import examples
-from meristem.data.loader import Packed, Source
+from meristem.data.loader import Packed, sweep
 from meristem.data.shards import Shards, tokenise
-from meristem.generate.autoregressive import generate
 from meristem.hub import hf
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective
-from meristem.plan import cost
+from meristem.plan.cost import Cost
 from meristem.train import hooks
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.trainer import Trainer, compile_regions
 
 RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
-VALIDATION_TOKENS = 1 << 17             # at most so many held-out tokens a validation: 0.3 % standard error of a loss of 2
+VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
 SAMPLE_TOKENS = 64
+Source = Callable[[int], list[Batch]]   # a step's micro-batches, as a pure function of the step
 
 
 @dataclasses.dataclass
@@ -54,13 +58,13 @@ class Parts:
     config: Any
     objective: Objective
     source: Source
-    held_out: Source
+    held_out: list[Batch]
     base_hash: str
 
     @property
     def flops_per_token(self) -> float:
-        """Training FLOPs per token, attention included (PaLM appendix B)."""
-        return cost.training_flops_per_token(self.objective.model, self.run.train.context)
+        """Training FLOPs a token with the whole attention square, as shares of peak are reported (PaLM, appendix B)."""
+        return Cost.of(self.objective.model, self.run.train.context).training_flops_full
 
 
 def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False) -> Path:
@@ -113,7 +117,8 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     machine.tune_allocator()
     machine.set_threads()
     if not run.data.corpus:
-        raise RequestError("the run has no corpus: make one with meristem curate INPUT... --out CORPUS, then add data.corpus=CORPUS")
+        raise RequestError("the run has no corpus: make one with meristem curate INPUT... --out CORPUS, "
+                           "then add data.corpus=CORPUS")
     corpus = Corpus.open(Path(run.data.corpus))
     torch.manual_seed(seed_of(run.seed, "weights"))
     if run.base:
@@ -123,11 +128,12 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         family, config, module, codec = loaded.family, loaded.config, loaded.module.float(), loaded.codec
         base_hash = hf.identity(family, module)
         if run.train.context > config.context:
-            raise RequestError(f"train.context={run.train.context} exceeds the base model's context of {config.context}")
+            raise RequestError(f"train.context={run.train.context} exceeds the base model's {config.context}")
     else:
         codec, family, base_hash = codec_of(run.data.codec, corpus, progress), run.model.name, ""
         entry = registry.load("models", family)
-        config = build(entry.Config, run.model, **{"context": run.train.context, **run.model.fields, "vocab": codec.vocab})
+        fields = {"context": run.train.context, **run.model.fields, "vocab": codec.vocab}
+        config = build(entry.Config, run.model, **fields)
         module = entry.Model(config)
     if run.adapt:
         if run.adapt.name != "lora":
@@ -137,7 +143,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     compute_in(module, getattr(torch, run.train.dtype))
     objective = objective_of(run.objective, module)
     return Parts(run, corpus, codec, shards, family, config, objective, source_of(run, corpus, codec, shards, "train"),
-                 source_of(run, corpus, codec, shards, "validation"), base_hash)
+                 held_out_of(run, corpus, codec, shards), base_hash)
 
 
 def objective_of(part: Part, module: torch.nn.Module) -> Objective:
@@ -151,9 +157,20 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     t = run.train
     seed = seed_of(run.seed, "order", split)
     if run.data.examples:
-        found = examples.load(run.data.examples)(corpus, split)
+        found = examples.find(run.data.examples)(corpus, split)
         return examples.Completions(found, codec, t.context, t.batch, seed, micro=t.micro)
     return Packed(shards.split(split), t.context, t.batch, seed, micro=t.micro)
+
+
+def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards) -> list[Batch]:
+    """The validation batches of a run, at most about VALIDATION_TOKENS tokens, the same ones every time."""
+    t = run.train
+    if not run.data.examples:
+        return list(sweep(shards.split("validation"), t.context, t.micro or t.batch, VALIDATION_TOKENS))
+    source = source_of(run, corpus, codec, shards, "validation")
+    assert isinstance(source, examples.Completions)
+    steps = max(1, min(source.order.n // t.batch, VALIDATION_TOKENS // (t.batch * t.context)))
+    return [batch for step in range(steps) for batch in source(step)]
 
 
 def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
@@ -176,12 +193,10 @@ def trainer_of(parts: Parts, checkpoints: Checkpoints | None = None) -> Trainer:
 
 def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook]:
     """Rates, validation, samples and the progress display of a run."""
-    t = parts.run.train
-    held_out = [batch for step in range(min(parts.held_out.epoch_steps, max(1, VALIDATION_TOKENS // (t.batch * t.context))))
-                for batch in parts.held_out(step)]
+    t, held_out = parts.run.train, parts.held_out
 
     def text() -> str:
-        prompt = parts.codec.encode("def ") if not parts.run.data.examples else held_out[0]["tokens"][0, :1].numpy()
+        prompt = first_prompt(held_out[0])
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             made = generate(parts.objective.model, [prompt], length=SAMPLE_TOKENS, temperature=0.8, top_p=0.95,
                             seed=parts.run.seed, stop={parts.codec.end})
@@ -192,11 +207,18 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
             hooks.samples(folder / SAMPLES, t.sample_every, text, progress), hooks.draw(progress)]
 
 
+def first_prompt(batch: Batch) -> np.ndarray:
+    """What a sample continues: the first row up to its first trained target, or a quarter of it when all are trained."""
+    tokens, weight = batch["tokens"][0], batch["weight"][0]
+    first = int(weight.argmax()) if weight.min() == 0 else len(weight) // 4
+    return tokens[: max(1, first + 1)].numpy()
+
+
 def log_manifest(folder: Path, parts: Parts, progress: Progress) -> None:
-    """Write manifest.json, or compare with the one there: other data is refused, another machine is said and recorded."""
+    """Write manifest.json, or compare with it: other data is refused, another machine is said and recorded."""
     model = parts.objective.model
-    facts = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash, "base": parts.base_hash,
-             "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
+    facts = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash,
+             "base": parts.base_hash, "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
              "parameters": sum(p.numel() for p in model.parameters()),
              "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "machine": machine.identity()}
     path = folder / MANIFEST
@@ -206,8 +228,8 @@ def log_manifest(folder: Path, parts: Parts, progress: Progress) -> None:
     old = read_json(path)
     for key in PINNED:
         if old[key] != facts[key]:
-            raise RequestError(f"the {key} of {folder} has changed since its first step ({old[key][:12]} -> {facts[key][:12]}); "
-                               "bring the old one back, or choose another --out")
+            raise RequestError(f"the {key} of {folder} has changed since its first step ({old[key][:12]} -> "
+                               f"{facts[key][:12]}); bring the old one back, or choose another --out")
     before, now = flat(old["machine"]), flat(facts["machine"])
     drift = {key: [before.get(key), now.get(key)] for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
     if drift:
@@ -225,6 +247,7 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
         lora.merge(model)
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
     hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage)
-    write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation")}, "fit_seconds": seconds,
-                                 "train_seconds": facts["seconds"], "flops": parts.flops_per_token * facts["tokens"],
-                                 "peak_rss": machine.peak_rss(), "model": hf.identity(parts.family, model)})
+    write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation")},
+                                 "fit_seconds": seconds, "train_seconds": facts["seconds"],
+                                 "flops": parts.flops_per_token * facts["tokens"], "peak_rss": machine.peak_rss(),
+                                 "model": hf.identity(parts.family, model)})

@@ -6,6 +6,7 @@ Data and randomness are functions of (seed, step), never of history, so a resume
 have drawn and nothing about generators needs saving. The loss of a step is the sum over all its micro-batches divided
 by the count of trained targets in all of them, so micro-batching never changes what is minimised.
 """
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -76,24 +77,25 @@ class Trainer:
         with torch.no_grad():
             micro = [self.objective.prepare(batch) for batch in micro]
             total = sum(float(self.objective.weight(batch)) for batch in micro)
+        share = total if 0 < total < math.inf else 1.0         # nothing to train on, or a NaN: the step will be skipped
         sums: dict[str, Tensor] = {}
         for batch in micro:
             loss, extra = self.objective(batch)
-            (loss / max(total, 1.0)).backward()
+            (loss / share).backward()
             for key, value in {"loss": loss, **extra}.items():
                 sums[key] = sums.get(key, torch.zeros(())) + value.detach().float()
         point("step.backward")
         norm = nn.utils.clip_grad_norm_(self.optim.params, self.config.clip)
         lr = self.config.lr * schedule(self.config, self.step)
-        skipped = total == 0 or not bool(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
+        skipped = share != total or not bool(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
         if skipped:                                            # a NaN never reaches the weights
             self.optim.drop()
         else:
             self.optim.step(lr)
             self.objective.after_step(self.step)
         point("step.end")
-        facts: Facts = {key: float(value) / max(total, 1.0) for key, value in sums.items()}
-        return facts | {"lr": lr, "grad_norm": float(norm), "targets": int(total), "skipped": skipped}
+        facts: Facts = {key: float(value) / share for key, value in sums.items()}
+        return facts | {"lr": lr, "grad_norm": float(norm), "targets": 0 if skipped else int(total), "skipped": skipped}
 
     def save(self, wait: bool = False) -> None:
         """Hand the whole training state to the checkpointer (asynchronous unless `wait`)."""
@@ -139,7 +141,7 @@ def stop_asked() -> Iterator[list[int]]:
 
 
 def compile_regions(objective: Objective) -> None:
-    """Compile each repeated block and the loss, not the whole model: equal blocks share one compilation (12 s, not 25)."""
+    """Compile each repeated block and the loss, not the whole model: equal blocks share one compilation."""
     for module in objective.model.modules():
         if isinstance(module, nn.ModuleList):
             for block in module:

@@ -1,0 +1,64 @@
+"""What every benchmark shares: workers in fresh processes, the machine beside each result, one JSON file a benchmark."""
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = Path(__file__).parent.parent / ".bench"
+
+
+def worker(module: str, *words: str, python: str = sys.executable, warm: str = "") -> dict[str, Any]:
+    """Run `python -m module --worker words...` and return the JSON object on its last line of output.
+
+    The compiler's cache starts empty unless `warm` names a folder that an earlier worker filled.
+    """
+    with tempfile.TemporaryDirectory() as cold:
+        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": warm or cold, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run([python, "-W", "ignore", "-m", module, "--worker", *words], env=env, stdout=subprocess.PIPE,
+                              text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{module} --worker {' '.join(words)} failed with status {done.returncode}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    print(json.dumps(result), file=sys.stderr)
+    return result
+
+
+def record(name: str, result: dict[str, Any]) -> None:
+    """Write benchmarks/results/NAME.json with date, commit and machine, and print it."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    full = {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "processor": processor(),
+            "cores": os.cpu_count(), "python": platform.python_version(), **result}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(full, indent=2) + "\n")
+    print(json.dumps(full))
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def peak_bf16(n: int = 1024, samples: int = 9) -> float:
+    """FLOP/s of an n x n x n bf16 product, the best of the median of three groups: what shares of peak are shares of."""
+    import torch
+    x = torch.randn(n, n, dtype=torch.bfloat16)
+    groups = []
+    for _ in range(3):
+        seconds = []
+        for _ in range(samples):
+            start = time.perf_counter()
+            for _ in range(4):
+                x @ x
+            seconds.append((time.perf_counter() - start) / 4)
+        groups.append(sorted(seconds)[samples // 2])
+    return 2 * n**3 / min(groups)
