@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from meristem.cli.common import Answer, model_folder
-from meristem.cli.pretrain import Edits, execute, requested
+from meristem.cli.pretrain import Edits, Fresh, execute, requested
 
 
 def adapt(
@@ -13,12 +13,12 @@ def adapt(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (meristem list recipes) or file.", show_default=False)],
     edits: Edits = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train from the first step, discarding what the run folder holds.")] = False,
+    fresh: Fresh = False,
 ) -> Answer:
     """Adapt a model to a task with a few added weights (LoRA) or all of them; goes on by itself when run again.
 
-    The base stays frozen under LoRA. The run folder gets the adapter in PEFT's format (adapter/) and the merged model in
-    the Hugging Face layout (model/).
+    The base stays frozen under LoRA. The run folder gets the adapter in PEFT's format (adapter/) and the merged model
+    in the Hugging Face layout (model/).
 
     Example: meristem adapt runs/llama function_bodies data.corpus=runs/corpus adapt.rank=8 --out runs/fill
 

@@ -7,8 +7,8 @@ import typer
 
 from meristem.cli.common import Answer, model_folder
 
-HONEST = ("This is a base model: it completes text, it does not converse. Type the beginning of something, say a def line; "
-          "/exit or end of input leaves.")
+HONEST = ("This is a base model: it completes text, it does not converse. Type the beginning of something, say a def "
+          "line; /exit or end of input leaves.")
 
 
 def chat(
@@ -19,8 +19,8 @@ def chat(
 ) -> Answer:
     """Type a line, read how the model goes on; works at a terminal and in a pipe.
 
-    Today's models complete rather than converse (instruction tuning is on the roadmap): type the beginning of something.
-    Each line starts anew. /exit or the end of input leaves.
+    Today's models complete rather than converse (instruction tuning is on the roadmap): type the beginning of
+    something. Each line starts anew. /exit or the end of input leaves.
 
     Example: echo "def add(a, b):" | meristem chat runs/quickstart/base
 

@@ -76,11 +76,12 @@ def table(rows: Sequence[Sequence[Any]], indent: int = 2) -> str:
     """Rows of cells as aligned columns of plain text."""
     cells = [[str(c) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))] if cells else []
-    return "\n".join(" " * indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(" " * indent + line.rstrip() for line in lines)
 
 
 def model_folder(path: Path) -> Path:
-    """The folder in the Hugging Face layout: `path` itself, or `path/model` of a run folder; RequestError if neither."""
+    """The folder in the Hugging Face layout: `path` itself, or `model/` in a run folder; RequestError if neither."""
     path = path.expanduser()
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():

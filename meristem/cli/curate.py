@@ -4,17 +4,18 @@ from typing import Annotated
 
 import typer
 
-from meristem.cli.common import Answer, inputs
+from meristem.cli.common import Answer, inputs, shell
 from meristem.cli.display import shown
 from meristem.core.errors import RequestError
 
 
 def curate(
-    paths: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Files or folders; the word stdlib is this machine's "
-                                                                         "Python standard library.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(
+        metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library.",
+        show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
-    limit: Annotated[str, typer.Option(help="Keep a random sample of about this size: 500k, 20M; 0 = everything.")] = "0",
+    limit: Annotated[str, typer.Option(help="Keep a sample of about this size: 500k, 20M; 0 = everything.")] = "0",
 ) -> Answer:
     """Raw files to a corpus: read, filter, drop duplicates, split; every decision in a ledger.
 
@@ -31,7 +32,8 @@ def curate(
     with shown("curate") as progress:
         corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit), progress=progress)
     facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
-    return Answer(facts, f"{corpus.folder}: {corpus.describe()}\nnext: meristem pretrain llama data.corpus={corpus.folder}")
+    then = shell("meristem", "pretrain", "llama", f"data.corpus={corpus.folder}")
+    return Answer(facts, f"{corpus.folder}: {corpus.describe()}\nnext: {then}")
 
 
 def _bytes(text: str) -> int:

@@ -40,7 +40,7 @@ class _Stage:
     def __init__(self, name: str, total: float | None):
         self.name, self.total, self.done, self.facts = name, total, 0.0, {}  # type: str, float | None, float, dict[str, Fact]
         self.began = time.monotonic()
-        self.first: tuple[float, float] | None = None          # when work was first seen: compilation before it is not pace
+        self.first: tuple[float, float] | None = None          # at the first update: compilation is not pace
 
     def update(self, done: float, facts: dict[str, Fact]) -> None:
         self.done = done
@@ -67,8 +67,8 @@ class _Stage:
             elif key == "tokens_per_second" and isinstance(value, float | int):
                 out.append(f"{value:,.0f} tokens/s")
             else:
-                number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-                out.append(f"{key.replace('_', ' ')} {number}")
+                shown = {int: f"{value:,}", float: f"{value:.4g}"} if isinstance(value, int | float) else {}
+                out.append(f"{key.replace('_', ' ')} {shown.get(type(value), value)}")
         return out
 
 
@@ -91,8 +91,8 @@ class Lines(Progress):
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
             share = [f"{done / self.now.total:.0%}"] if self.now.total else []
-            left = self.now.left()
-            _line(f"[{self.now.name}] " + "  ".join(share + self.now.words() + ([f"{clock(left)} left"] if left else [])))
+            left = [f"{clock(seconds)} left"] if (seconds := self.now.left()) else []
+            _line(f"[{self.now.name}] " + "  ".join(share + self.now.words() + left))
 
     def say(self, text: str) -> None:
         _line(text)
@@ -106,8 +106,8 @@ class Lines(Progress):
     def end(self) -> None:
         """Close the current stage with its facts and its time."""
         if self.now is not None:
-            facts = "  ".join(self.now.words())
-            _line(f"[{self.now.name}] done in {clock(time.monotonic() - self.now.began)}" + (f": {facts}" if facts else ""))
+            facts = ["", *self.now.words()]
+            _line(f"[{self.now.name}] done in {clock(time.monotonic() - self.now.began)}" + "  ".join(facts))
             self.now = None
 
 
@@ -140,7 +140,8 @@ class Panel(Progress):
     def end(self) -> None:
         """Move the current stage to the list of finished ones."""
         if self.now is not None:
-            self.past.append(f"{self.now.name:<12} {clock(time.monotonic() - self.now.began):>6}  " + "  ".join(self.now.words()))
+            took = clock(time.monotonic() - self.now.began)
+            self.past.append(f"{self.now.name:<12} {took:>6}  " + "  ".join(self.now.words()))
             self.now = None
 
     def draw(self) -> "RenderableType":
@@ -151,20 +152,21 @@ class Panel(Progress):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
-        rows: list[RenderableType] = [Text(line, style="yellow" if line.startswith("warning") else "dim", overflow="ellipsis")
+        rows: list[RenderableType] = [Text(line, style="yellow" if line.startswith("warning") else "dim")
                                       for line in self.past[-12:]]
         if self.now is not None:
-            left = self.now.left()
+            now, left = self.now, self.now.left()
+            spent = clock(time.monotonic() - now.began)
             grid = Table.grid(padding=(0, 1))
-            grid.add_row(Text(f"{self.now.name:<12}", style="bold"),
-                         ProgressBar(total=self.now.total or 1.0, completed=self.now.done, width=36, pulse=self.now.total is None),
-                         Text(f"{self.now.done / self.now.total:4.0%}" if self.now.total else ""),
-                         Text(f"{clock(left)} left" if left is not None else clock(time.monotonic() - self.now.began), style="cyan"))
-            rows += [grid, Text("  ".join(self.now.words()), style="green")]
+            grid.add_row(Text(f"{now.name:<12}", style="bold"),
+                         ProgressBar(total=now.total or 1.0, completed=now.done, width=36, pulse=now.total is None),
+                         Text(f"{now.done / now.total:4.0%}" if now.total else ""),
+                         Text(f"{clock(left)} left" if left is not None else spent, style="cyan"))
+            rows += [grid, Text("  ".join(now.words()), style="green")]
         if self.latest:
             rows.append(Text("\n".join(self.latest.splitlines()[:8]), style="italic"))
-        return Box(Group(*rows), title=f"meristem {self.title}  {clock(time.monotonic() - self.began)}", title_align="left",
-                   box=box.ROUNDED, border_style="green")
+        title = f"meristem {self.title}  {clock(time.monotonic() - self.began)}"
+        return Box(Group(*rows), title=title, title_align="left", box=box.ROUNDED, border_style="green")
 
 
 def _line(text: str) -> None:

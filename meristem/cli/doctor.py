@@ -28,11 +28,15 @@ def doctor(
     found = machine.measured(fresh=fresh)
     disk = shutil.disk_usage(Path.cwd())
     versions = {name: metadata.version(name) for name in SHOWN if _installed(name)}
-    facts = {"machine": dataclasses.asdict(found), "identity": machine.identity(), "disk_free": disk.free, "versions": versions}
-    rows = [("bf16 matrix product", f"{found.matmul_bf16 / 1e9:,.0f} GFLOP/s"), ("fp32 matrix product", f"{found.matmul_fp32 / 1e9:,.0f} GFLOP/s"),
-            ("memory read", f"{found.read_bandwidth / 1e9:,.0f} GB/s"), ("cores, threads", f"{found.cores}, {machine.threads()}"),
-            ("memory", f"{found.memory / 2**30:,.1f} GiB"), ("disk free here", f"{disk.free / 2**30:,.1f} GiB"),
-            ("C++ compiler", "yes: torch.compile works" if found.compiler else "no: training runs uncompiled, about a third slower"),
+    facts = {"machine": dataclasses.asdict(found), "identity": machine.identity(), "disk_free": disk.free,
+             "versions": versions}
+    rows = [("bf16 matrix product", f"{found.matmul_bf16 / 1e9:,.0f} GFLOP/s"),
+            ("fp32 matrix product", f"{found.matmul_fp32 / 1e9:,.0f} GFLOP/s"),
+            ("memory read", f"{found.read_bandwidth / 1e9:,.0f} GB/s"),
+            ("cores, threads", f"{found.cores}, {machine.threads()}"),
+            ("memory", f"{found.memory / 2**30:,.1f} GiB"),
+            ("disk free here", f"{disk.free / 2**30:,.1f} GiB"),
+            ("C++ compiler", "yes: torch.compile works" if found.compiler else "no: training is about a third slower"),
             *versions.items()]
     return Answer(facts, table(rows))
 

@@ -12,15 +12,16 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder or run folder; a run folder keeps the scores in evals/.",
                                           show_default=False)],
     corpus: Annotated[Path, typer.Option(help="The corpus whose test split is used.", show_default=False)],
-    tasks: Annotated[str, typer.Option(help="Comma-separated (meristem list tasks); default: all.", show_default=False)] = "",
+    tasks: Annotated[str, typer.Option(help="Comma-separated (see: meristem list tasks); none = all.",
+                                       show_default=False)] = "",
     against: Annotated[Path | None, typer.Option(help="Another model for a paired test.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(help="At most so many items a task; 0 = all.")] = 0,
     seed: Annotated[int, typer.Option(help="Names the items drawn and the sampling.")] = 0,
 ) -> Answer:
     """Score certificates: each value with n, a 95 % interval, its baseline, and evidence about contamination.
 
-    The 5-gram Kneser-Ney baseline is fitted on the same training split. Overlap with it, exact and by 13-grams, is counted
-    for every test item, and the score on the clean subset stands beside the score. With --against, a paired test.
+    The 5-gram Kneser-Ney baseline is fitted on the same training split. Overlap with it, exact and by 13-grams, is
+    counted for every item, and the score on the clean subset stands beside the score. --against adds a paired test.
 
     Example: meristem evaluate runs/fill --corpus runs/corpus --tasks function_bodies --against runs/llama
 
@@ -42,7 +43,7 @@ def evaluate(
         scores = judge(subject, source, names, seed=seed, limit=limit, against=other, progress=progress)
     rows = [("task", "score", "value", "95 % interval", "n", "baseline", "against")]
     for s in scores:
-        rows.append((s.task, s.name, f"{s.value:.4g} {s.unit}", f"{s.interval.low:.4g} to {s.interval.high:.4g}", str(s.n),
-                     f"{s.baseline.value:.4g} ({s.baseline.what})" if s.baseline else "-",
+        rows.append((s.task, s.name, f"{s.value:.4g} {s.unit}", f"{s.interval.low:.4g} to {s.interval.high:.4g}",
+                     str(s.n), f"{s.baseline.value:.4g} ({s.baseline.what})" if s.baseline else "-",
                      f"{s.paired.difference:+.4g} (p {s.paired.p:.2g})" if s.paired else "-"))
     return Answer({"model": str(model), "scores": [to_dict(s) for s in scores]}, table(rows))

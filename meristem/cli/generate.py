@@ -15,7 +15,8 @@ def generate(
     length: Annotated[int, typer.Option(help="At most so many new tokens.", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0 = always the likeliest token.", min=0.0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample among the k likeliest; 0 = all.", min=0)] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample among the likeliest that hold this much probability.", min=0.0, max=1.0)] = 0.95,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest that hold this much probability.",
+                                         min=0.0, max=1.0)] = 0.95,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.")] = 0,
 ) -> Answer:
     """Let a model go on from a prompt; the same seed gives the same text.

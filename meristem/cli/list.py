@@ -8,11 +8,12 @@ import typer
 from meristem.cli.common import Answer, table
 from meristem.core.errors import RequestError, nearest
 
-KINDS = {"families": "models", "objectives": "objectives", "codecs": "codecs", "adapters": "adapt", "tasks": "evals.tasks"}
+KINDS = {"families": "models", "objectives": "objectives", "codecs": "codecs", "adapters": "adapt",
+         "tasks": "evals.tasks"}
 
 
 def list_entries(
-    kind: Annotated[str, typer.Argument(help=f"recipes, {', '.join(KINDS)}, verbs; none = all.", show_default=False)] = "",
+    kind: Annotated[str, typer.Argument(help=f"recipes, {', '.join(KINDS)}; none = all.", show_default=False)] = "",
 ) -> Answer:
     """List recipes, families, objectives, codecs, adapters and tasks: everything that other verbs take by name.
 

@@ -32,8 +32,8 @@ from meristem.core.errors import MeristemError, nearest
 VERBS = {"quickstart": quickstart, "curate": curate, "plan": plan, "pretrain": pretrain, "adapt": adapt,
          "evaluate": evaluate, "generate": generate, "chat": chat, "export": export, "card": card,
          "list": list_entries, "show": show, "doctor": doctor}
-EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to standard "
-          "error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped (and resumable).")
+EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to "
+          "standard error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _app() -> typer.Typer:
     app = typer.Typer(name="meristem", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
-                      pretty_exceptions_enable=False, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+                      pretty_exceptions_enable=False, epilog=EPILOG,
+                      context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(meristem)
     for name, verb in VERBS.items():
         app.command(name)(_with_json(verb))
@@ -81,7 +82,9 @@ def _version(wanted: bool) -> None:
 
 def meristem(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
                                                    help="Print the version and exit.")] = False) -> None:
-    """The whole foundation-model lifecycle in one readable PyTorch codebase: raw files in, an adapted, certified model out.
+    """The whole foundation-model lifecycle in one readable PyTorch codebase.
+
+    Raw files in, an adapted, certified model out.
 
     Start with [bold]meristem quickstart[/bold]: five minutes, two cores, real data found on this machine.
     """

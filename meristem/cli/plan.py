@@ -20,7 +20,7 @@ def plan(
 
     Example: meristem plan --corpus runs/corpus --budget 1h
 
-    Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (a budget too small for anything names the smallest).
+    Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (a budget too small names the smallest).
     """
     budget_seconds = seconds(budget)
     from meristem.core.files import write_json

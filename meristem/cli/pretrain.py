@@ -11,8 +11,9 @@ from meristem.core.errors import RequestError
 if TYPE_CHECKING:
     from meristem.core.run import Run
 
-Edits = Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Any field of the run: model.layers=8 "
-                                                                                  "train.lr=1e-3.", show_default=False)]
+Edits = Annotated[list[str] | None, typer.Argument(
+    metavar="FIELD=VALUE", help="Any field of the run: model.layers=8 train.lr=1e-3.", show_default=False)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start at the first step; what the run folder holds is discarded.")]
 
 
 def pretrain(
@@ -20,8 +21,9 @@ def pretrain(
                                           show_default=False)] = "",
     edits: Edits = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Repeat or go on with the run of this folder.", show_default=False)] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train from the first step, discarding what the run folder holds.")] = False,
+    source: Annotated[Path | None, typer.Option("--from", help="Repeat or go on with the run of this folder.",
+                                                show_default=False)] = None,
+    fresh: Fresh = False,
 ) -> Answer:
     """Train a model from scratch; run the same command again and it goes on from the newest good checkpoint.
 
@@ -46,7 +48,8 @@ def requested(recipe: str, words: list[str], out: Path | None, source: Path | No
     from meristem.recipes import resolve
     if source is None:
         if not recipe:
-            raise RequestError("which recipe? name one (meristem list recipes), or go on with a run: meristem pretrain --from RUN")
+            raise RequestError("which recipe? name one (meristem list recipes), or go on with a run: "
+                               "meristem pretrain --from RUN")
         run, _ = resolve(recipe, parse_edits(words))
         return run, (out or Path("runs") / run.name).expanduser()
     if recipe and "=" not in recipe:
@@ -66,5 +69,6 @@ def execute(run: "Run", folder: Path, fresh: bool) -> Answer:
         train(run, folder, progress=progress, fresh=fresh)
     result = read_json(folder / "result.json")
     loss = f", validation loss {result['validation']:.4f}" if result.get("validation") is not None else ""
+    then = shell("meristem", "generate", folder, "def ")
     return Answer({"run": str(folder), "model": str(folder / "model"), **result},
-                  f"{folder / 'model'}: {result['step']} steps{loss}\nnext: {shell('meristem', 'generate', folder, 'def ')}")
+                  f"{folder / 'model'}: {result['step']} steps{loss}\nnext: {then}")

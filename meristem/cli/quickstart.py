@@ -9,8 +9,9 @@ from meristem.cli.display import shown
 
 
 def quickstart(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Files or folders to learn from; none = the Python standard library "
-                                                            "of this machine.", show_default=False)] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(
+        help="Files or folders to learn from; none = the Python standard library of this machine.",
+        show_default=False)] = None,
     budget: Annotated[str, typer.Option(help="Wall-clock for everything: 90s, 5m, 1h.")] = "5m",
     out: Annotated[Path, typer.Option(help="The folder for corpus, models and report.")] = Path("runs/quickstart"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an earlier quickstart in OUT first.")] = False,

@@ -1,10 +1,13 @@
 """`meristem show`: a resolved recipe before anything is spent."""
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from meristem.cli.common import Answer, table
 from meristem.cli.pretrain import Edits
+
+if TYPE_CHECKING:
+    from meristem.core.run import Run
 
 
 def show(
@@ -27,14 +30,14 @@ def show(
     if yaml:
         import yaml as writer
         return Answer({"recipe": tree}, writer.safe_dump(tree, sort_keys=False).rstrip())
-    cost = {} if run.base or run.adapt else _cost(tree, run)
+    cost = {} if run.base or run.adapt else _cost(run)
     facts = {"recipe": tree, "origins": origins, **cost}
     rows = [(key, value, origins[key]) for key, value in flat(tree).items()]
-    totals = "\n".join(f"  {key.replace('_', ' ')}: {value:,}" for key, value in cost.items() if isinstance(value, int | float))
+    totals = "\n".join(f"  {key.replace('_', ' ')}: {value:,}" for key, value in cost.items())
     return Answer(facts, table(rows) + ("\n" + totals if totals else ""))
 
 
-def _cost(tree: dict[str, Any], run: Any) -> dict[str, Any]:
+def _cost(run: "Run") -> dict[str, int]:
     """Parameters and FLOPs from a model on the meta device; a codec not yet fitted counts with its `vocab` field."""
     import torch
 

@@ -17,7 +17,7 @@ class Progress:
         """A new stage begins: "curate", "pretrain". `total` is in the units of `update`'s `done`; None = unknown."""
 
     def update(self, done: float, **facts: Fact) -> None:
-        """`done` of the stage's total is behind us. Known facts: loss, tokens_per_second, share_of_peak (0..1), seconds_left."""
+        """`done` of the total is behind us. Facts: loss, tokens_per_second, share_of_peak (0..1), seconds_left."""
 
     def say(self, text: str) -> None:
         """One line worth keeping: a decision with its reason, a result."""

@@ -1,8 +1,8 @@
 """Recipes compose: typed functions that return a `Run`. The folder is the registry, as everywhere.
 
-Every public function in a file of this folder that is annotated `-> Run` is a recipe, named by the function; its docstring
-states the command, the CPU time and the score to expect. A user's own recipe is a YAML, TOML or JSON file with the fields
-of `Run`, and is named by its path wherever a recipe is asked for.
+Every public function in a file of this folder that is annotated `-> Run` is a recipe, named by the function; its
+docstring states the command, the CPU time and the score to expect. A user's own recipe is a YAML, TOML or JSON file
+with the fields of `Run`, and is named by its path wherever a recipe is asked for.
 
     run, origins = resolve("llama", {"train.lr": 1e-3})
 """
@@ -47,7 +47,7 @@ def resolve(name: str, edits: Mapping[str, Any] | None = None) -> tuple[Run, dic
         run, source, given = from_dict(Run, {"name": path.stem, **tree}), f"file {name}", set(flat(tree))
     else:
         if name not in recipes():
-            raise RequestError(f"no recipe {name!r}; {nearest(name, recipes())} (a recipe file ends in {', '.join(FILES)})")
+            raise RequestError(f"no recipe {name!r}; {nearest(name, recipes())} (files end in {', '.join(FILES)})")
         run, source, given = recipes()[name](), f"recipe {name}", set()
     plain = flat(to_dict(Run(name="")))
     before = flat(to_dict(run))

@@ -1,7 +1,7 @@
 """Language recipes: decoders from scratch, and the adaptation that fills in function bodies.
 
-`meristem show NAME` prints a recipe with every field and where it comes from; `meristem pretrain NAME data.corpus=CORPUS`
-trains it. Times are for two cores.
+`meristem show NAME` prints a recipe with every field and where it comes from; `meristem pretrain NAME
+data.corpus=CORPUS` trains it. Times are for two cores.
 """
 from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
@@ -30,14 +30,16 @@ def shakespeare() -> Run:
         name="shakespeare",
         model=Part("llama", {"dim": 256, "layers": 4, "heads": 4, "groups": 4, "hidden": 704, "qk_norm": True}),
         data=Data(codec=Part("char", {})),
-        train=Train(steps=500, batch=16, context=128, optimizer="muon", lr=2e-2, warmup=20, schedule="wsd", validate_every=100))
+        train=Train(steps=500, batch=16, context=128, optimizer="muon", lr=2e-2, warmup=20, schedule="wsd",
+                    validate_every=100))
 
 
 def function_bodies() -> Run:
     """LoRA that fills in a function's body from its signature and docstring; adapts any decoder with a tokenizer.
 
-    Command: `meristem adapt MODEL function_bodies data.corpus=CORPUS --out runs/fill`. CPU time: about 1 minute. Expected:
-    fewer bits per byte of the body than the base model, and more exact first lines; the certificate has the paired test.
+    Command: `meristem adapt MODEL function_bodies data.corpus=CORPUS --out runs/fill`. CPU time: about 1 minute.
+    Expected: fewer bits per byte of the body than the base model, and more exact first lines; the certificate has the
+    paired test.
     """
     return Run(
         name="function_bodies",

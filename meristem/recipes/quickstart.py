@@ -3,8 +3,8 @@
     meristem quickstart --budget 5m
     facts = quickstart([], Path("runs/quickstart"), 300.0)
 
-Every stage is a public function of its own folder; here is only their order and their share of the time. Each recognises by
-hashes what it has already done, so the same call again goes on where it was. The folder:
+Every stage is a public function of its own folder; here is only their order and their share of the time. Each
+recognises by hashes what it has already done, so the same call again goes on where it was. The folder:
 
     OUT/quickstart.json   what was asked, seconds of each stage
     OUT/corpus/  plan.json  base/  fill/ (run folders)  energy.json  report.html
@@ -65,12 +65,12 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
                edits: Mapping[str, Any] | None = None, limit: int = 0, progress: Progress = SILENT) -> dict[str, Any]:
     """Run the lifecycle on `paths` (none: the Python standard library) in `out`; returns the facts of its summary.
 
-    `edits` change the planned run (field.path -> value) and `limit` the items a task is asked. RequestError: a budget that
-    is too small, an `out` that holds something else.
+    `edits` change the planned run (field.path -> value) and `limit` the items a task is asked. RequestError: a budget
+    that is too small, an `out` that holds something else.
     """
     if not budget_seconds >= SMALLEST:
-        raise RequestError(f"a budget of {budget_seconds:g} s is too small: compiling and scoring alone take most of it; "
-                           f"the smallest that works is --budget {SMALLEST:g}s")
+        raise RequestError(f"a budget of {budget_seconds:g} s is too small: compiling and scoring alone take most of "
+                           f"it; the smallest that works is --budget {SMALLEST:g}s")
     ledger = _open(out, {"paths": [str(p.resolve()) for p in paths], "budget_seconds": budget_seconds}, fresh, progress)
     corpus, codec = _corpus(paths, out, budget_seconds, ledger, progress)
     plan = _plan(corpus, codec, out, budget_seconds, edits or {}, ledger, progress)
@@ -84,12 +84,13 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     with ledger.stage("account"):
         report = _account(out, base, fill, ledger, progress)
     facts = {"out": str(out), "corpus": str(corpus.folder), "base": str(base), "fill": str(fill) if fill else None,
-             "report": str(report), "scores": scores, "seconds": dict(ledger.seconds), "total_seconds": round(ledger.spent, 1)}
+             "report": str(report), "scores": scores, "seconds": dict(ledger.seconds),
+             "total_seconds": round(ledger.spent, 1)}
     return {**facts, "summary": summary(facts)}
 
 
 def make_plan(corpus: Any, seconds: float, *, codec: Part | None = None, progress: Progress = SILENT) -> Any:
-    """The `Plan` for training on `corpus` for so many seconds on this machine; the rate is measured on the shape itself."""
+    """The `Plan` for training on `corpus` for so many seconds on this machine; the shape itself is timed."""
     from meristem.core import machine
     from meristem.data.shards import tokenise
     from meristem.plan import plan
@@ -115,8 +116,9 @@ def judged(folder: Path, name: str) -> Any:
 def summary(facts: Mapping[str, Any]) -> str:
     """What to look at and what to do next, for a person."""
     model = facts["fill"] or facts["base"]
-    rows = [f"  {s['task']}: {s['name']}  {s['value']:.4g} {s['unit']}  [{s['interval']['low']:.4g}, {s['interval']['high']:.4g}]"
-            f"  n {s['n']}" + (f"  ({s['baseline']['what']}: {s['baseline']['value']:.4g})" if s["baseline"] else "")
+    rows = [f"  {s['model']:<5} {s['task']} {s['name']}: {s['value']:.4g} {s['unit']}, 95 % interval "
+            f"{s['interval']['low']:.4g} to {s['interval']['high']:.4g}, n {s['n']}"
+            + (f" ({s['baseline']['what']}: {s['baseline']['value']:.4g})" if s["baseline"] else "")
             for s in facts["scores"]]
     return "\n".join([f"Done in {facts['total_seconds']:.0f} s.", *rows, "", "Next:",
                       f"  meristem chat {facts['base']}", f"  meristem generate {model} 'def add(a, b):'",
@@ -131,9 +133,10 @@ def _open(out: Path, request: dict[str, Any], fresh: bool, progress: Progress) -
     claim(out, "quickstart", lambda folder: path.is_file())
     old = read_json(path) if path.is_file() else None
     if old:
-        other = [f"{key} is {old.get(key)!r} there, {value!r} here" for key, value in request.items() if old.get(key) != value]
+        other = "; ".join(f"{key} is {old.get(key)!r} there, {value!r} here"
+                          for key, value in request.items() if old.get(key) != value)
         if other:
-            raise RequestError(f"{out} holds another quickstart ({'; '.join(other)}); choose another --out, or add --fresh")
+            raise RequestError(f"{out} holds another quickstart ({other}); choose another --out, or add --fresh")
         progress.say(f"going on with {out}; finished stages are not repeated")
     ledger = Ledger(path, old or request, progress, dict(old["seconds"]) if old else {})
     ledger.facts.pop("seconds", None)
@@ -148,9 +151,10 @@ def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, pro
     from meristem.train.run import codec_of
     with ledger.stage("curate"):
         progress.stage("curate")
-        corpus = curate(list(paths) or standard_library(), out / "corpus", limit_bytes=int(budget * BYTES_PER_SECOND), progress=progress)
+        limit = int(budget * BYTES_PER_SECOND)
+        corpus = curate(list(paths) or standard_library(), out / "corpus", limit_bytes=limit, progress=progress)
         if ledger.facts.get("corpus", corpus.hash) != corpus.hash:
-            raise RequestError(f"the files that {out} was made from have changed since; choose another --out, or add --fresh")
+            raise RequestError(f"the files that {out} was made from have changed; choose another --out, or add --fresh")
         ledger.write(corpus=corpus.hash)
     codec = Part("bpe", {"vocab": VOCAB})
     with ledger.stage("tokenise"):
@@ -175,7 +179,7 @@ def _plan(corpus: Any, codec: Part, out: Path, budget: float, edits: Mapping[str
 
 def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[str, Any], ledger: Ledger,
            progress: Progress) -> Path | None:
-    """The LoRA run on function bodies, as long as the budget allows; None where the corpus has no functions to learn from."""
+    """The LoRA run on function bodies, as long as the budget allows; None where the corpus has no such functions."""
     from meristem.corpus.store import Corpus
     from meristem.data.examples import function_bodies
     from meristem.recipes import language
@@ -186,15 +190,16 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
             return pretrain(from_dict(Run, read_json(folder / "recipe.json")), folder, progress=progress)
         corpus = Corpus.open(Path(base_run.data.corpus))
         if not (function_bodies(corpus, "train") and function_bodies(corpus, "validation")):
-            progress.warn("no documented Python functions in this corpus, so there is nothing to adapt to; only the base is judged")
+            progress.warn("no documented Python functions in this corpus: nothing to adapt to, only the base is judged")
             return None
         run = language.function_bodies()
         rows = base_run.train.batch * base_run.train.context
         result = read_json(base / "result.json")
         rate = result["tokens"] / result["train_seconds"]
         steps = max(4, int((budget - ledger.spent) * ADAPT * rate / rows))
-        run = edit(run, {"data.corpus": base_run.data.corpus, "base": str(base / "model"), "train.batch": base_run.train.batch,
-                         "train.micro": base_run.train.micro, "train.context": base_run.train.context, "train.steps": steps,
+        t = base_run.train
+        run = edit(run, {"data.corpus": base_run.data.corpus, "base": str(base / "model"), "train.batch": t.batch,
+                         "train.micro": t.micro, "train.context": t.context, "train.steps": steps,
                          "train.warmup": min(10, steps // 10 + 1), "train.validate_every": max(1, steps // 4),
                          **{key: value for key, value in edits.items() if key.startswith("train.")}})
         return pretrain(run, folder, progress=progress)
