@@ -13,7 +13,7 @@ from functools import cached_property
 CODE, PROSE = "code", "prose"
 LETTERS = (string.ascii_letters + "_").encode() + bytes(range(128, 256))    # other scripts are letters too
 DIGITS, SPACES = string.digits.encode(), string.whitespace.encode()
-IDEOGRAPHS = bytes(range(0xE3, 0xEE))   # first bytes of kana, Han and Hangul in UTF-8
+IDEOGRAPHS = bytes(range(0xE3, 0xEA))   # first bytes of kana and Han in UTF-8
 GENERATED = re.compile(rb"do not edit|auto-?generated|automatically generated|@generated|generated from '|generated and used by",
                        re.IGNORECASE)
 GENERATED_WITHIN = 600                  # bytes from the start: further down it is talk about generated files
@@ -78,9 +78,9 @@ def generated(text: Text) -> float:
 
 
 def mean_word(text: Text) -> float:
-    """Mean characters of a word; an ideograph counts as a word, for it stands in no spaces."""
+    """Mean characters of a word; kana and Han, which stand in no spaces, count four to a word."""
     ideographs = len(text.raw) - len(text.raw.translate(None, IDEOGRAPHS))
-    return len(text.text) / max(1, len(text.words) + ideographs)
+    return len(text.text) / max(1, len(text.words) + ideographs / 4)
 
 
 def words_with_letters(text: Text) -> float:

@@ -21,7 +21,7 @@ from meristem.core.progress import SILENT, Progress
 from meristem.corpus.store import SPLITS, Corpus
 
 INDEX = "index.json"
-TOGETHER = 4 << 20                      # characters encoded in one call: enough for all cores, little memory
+TOGETHER = 1 << 20                      # characters encoded in one call: enough for all cores, little memory
 
 
 @dataclass(frozen=True)
