@@ -3,7 +3,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meristem.corpus import dedup, ngrams
@@ -59,6 +59,7 @@ def test_pairs_at_the_border_meet_in_a_band_as_often_as_theory_says(planted):
     assert len(a) > 60 and met == pytest.approx(theory, abs=3 * (theory * (1 - theory) / len(a)) ** 0.5)
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 50)), st.sets(st.integers(0, 50)))
 def test_jaccard_is_that_of_the_sets(a, b):
     expected = len(a & b) / len(a | b) if a | b else 0.0

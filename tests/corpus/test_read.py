@@ -100,7 +100,7 @@ def test_byte_order_mark_and_carriage_returns_do_not_make_another_document(tmp_p
     assert a.id == b.id and b.text == "one\ntwo\n" and b.meta["bytes"] == 8
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_document_or_a_refusal(tmp_path, raw):
     (tmp_path / "file").write_bytes(raw)
