@@ -53,6 +53,7 @@ class Facts:
     corpus: Tree
     corpus_folder: Path | None
     plan: Tree
+    energy: Tree                        # of the whole folder, where it was metered as one
 
 
 def gather(folder: Path) -> Facts:
@@ -63,13 +64,15 @@ def gather(folder: Path) -> Facts:
     runs = sorted(map(gather_run, folders), key=lambda r: (r.adapted, r.name))
     where = corpus_of(runs[0])
     plan = next((t for p in (folder, *folders) if (t := _tree(p / "plan.json"))), {})
-    return Facts(folder, runs, _tree(where / "corpus.json") if where else {}, where, plan)
+    energy = {} if folders == [folder] else _tree(folder / "energy.json")
+    return Facts(folder, runs, _tree(where / "corpus.json") if where else {}, where, plan, energy)
 
 
 def gather_run(folder: Path) -> RunFacts:
     """Read one run folder."""
     run = from_dict(Run, read_json(folder / "recipe.json"))
-    return RunFacts(folder, folder.resolve().name, run, *(_tree(folder / f"{n}.json") for n in ("manifest", "result", "energy")),
+    manifest, result, energy = (_tree(folder / f"{name}.json") for name in ("manifest", "result", "energy"))
+    return RunFacts(folder, folder.resolve().name, run, manifest, result, energy,
                     _lines(folder / "log.jsonl"), _lines(folder / "samples.jsonl"),
                     [_tree(p) for p in sorted((folder / "evals").glob("*.json"))],
                     _tree(folder / "model" / "config.json"), _tree(folder / "model" / MANIFEST))

@@ -2,7 +2,7 @@
 
     broken = [link for link in verify(Path("runs/x")) if link.ok is False]
 
-A link that cannot be checked because its file is elsewhere has ok = None: absent evidence is shown, never counted as good.
+A link that cannot be checked because its file is elsewhere has ok = None: absent evidence never counts as good.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ def links(run: RunFacts) -> list[Link]:
             out.append(_equal(f"{key} of the run and of its model", manifest[key], weights.get(key)))
     if run.recipe.base:
         parent = Path(run.recipe.base)
-        found = next((p for p in (parent, run.folder.resolve().parent / parent.parent.name / "model") if p.is_dir()), None)
+        beside = run.folder.resolve().parent / parent.parent.name / "model"
+        found = next((p for p in (parent, beside) if p.is_dir()), None)
         trouble = files.verify(found) if found else ""
         out.append(Link("base model's files", manifest.get("base", ""), None if found is None else not trouble,
                         trouble or ("" if found else f"{parent} is not here")))
@@ -61,4 +62,6 @@ def _corpus(run: RunFacts) -> Link:
 
 
 def _equal(what: str, a: str, b: str | None) -> Link:
-    return Link(what, a, None if b is None else a == b, "no record in the model folder" if b is None else "" if a == b else f"the other side says {b}")
+    if b is None:
+        return Link(what, a, None, "the model folder has no record of it")
+    return Link(what, a, a == b, "" if a == b else f"the model folder says {b}")

@@ -2,11 +2,12 @@
 
     write(Path("runs/quickstart"))          # or one run folder; returns the page's path
 
-The page has no script and fetches nothing, follows the reader's light or dark setting, fits a phone and prints. Whatever
-a corpus or a model wrote is escaped by jinja2. Numbers that are not in the folder are shown as gaps.
+The page has no script and fetches nothing, follows the reader's light or dark setting, fits a phone and prints.
+Whatever a corpus or a model wrote is escaped by jinja2. Numbers that are not in the folder are shown as gaps.
 """
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import jinja2
@@ -19,13 +20,14 @@ from meristem.govern.numbers import MISSING, count, duration, in_unit, p_value, 
 
 STYLES = ("second", "main")             # colours of base and adapted model
 EXAMPLES, SAMPLES = 4, 5                # shown on the page
-FIRST = 0.02                            # share of the curve cut at the top: the first steps fall from ln(vocab)
-WHAT = {"recipe.json": "every setting of the run", "manifest.json": "versions, seed and hashes the numbers depend on",
-        "log.jsonl": "one line a step", "samples.jsonl": "texts written during training", "result.json": "how it ended",
-        "energy.json": "energy with method and band", "plan.json": "what was planned", "report.html": "this page",
-        "model.safetensors": "the weights", "config.json": "the architecture", "tokenizer.json": "the tokenizer",
-        "README.md": "the model card", "corpus.json": "what the corpus holds", "ledger.jsonl": "every decision of curation",
-        "adapter_model.safetensors": "the adapter's weights", "evals": "a score certificate with its evidence"}
+FIRST = 0.04                            # share of the steps that may leave the frame: they fall from ln(vocab)
+WHAT = {
+    "recipe.json": "every setting of the run", "manifest.json": "versions, seed and hashes the numbers depend on",
+    "log.jsonl": "one line a step", "samples.jsonl": "texts written during training", "result.json": "how it ended",
+    "energy.json": "energy with method and band", "plan.json": "what was planned", "README.md": "the model card",
+    "model.safetensors": "the weights", "config.json": "the architecture", "tokenizer.json": "the tokenizer",
+    "corpus.json": "what the corpus holds", "ledger.jsonl": "every decision of curation",
+    "adapter_model.safetensors": "the adapter's weights", "evals": "a score certificate with its evidence"}
 
 
 def write(folder: Path) -> Path:
@@ -46,23 +48,24 @@ def render(facts: Facts) -> str:
         "title": _title(facts), "folder": facts.folder.name, "lead": _lead(facts), "tiles": _tiles(facts),
         "forests": _forests(facts), "scores": _scores(facts), "examples": examples, "examples_task": examples_task,
         "runs": [_run(run, facts) for run in facts.runs], "plan": _plan(facts, base), "data": _data(facts.corpus),
-        "energy": [_energy(run) for run in facts.runs if run.result or run.energy], "gaps": gaps(facts),
+        "energy": _costs(facts), "gaps": gaps(facts),
         "links": [{"run": run.name, "what": link.what, "hash": link.hash, **_verdict(link.ok, link.why)}
                   for run in facts.runs for link in links(run)],
         "files": list(_files(facts)), "next": next_steps(facts)}
-    shown = [("scores", "Scores"), ("examples", "Examples"), *((r["id"], r["short"]) for r in parts["runs"]), ("plan", "Plan"),
-             ("data", "Data"), ("energy", "Cost"), ("files", "Files"), ("gaps", "Gaps"), ("next", "Next")]
+    shown = [("scores", "Scores"), ("examples", "Examples"), *((r["id"], r["short"]) for r in parts["runs"]),
+             ("plan", "Plan"), ("data", "Data"), ("energy", "Cost"), ("files", "Files"), ("gaps", "Gaps"),
+             ("next", "Next")]
     present = [(id, name) for id, name in shown if parts.get(id, True)]
-    return environment.get_template("report.html.j2").render(sections=present, **parts)
+    return environment.get_template("report.html.jinja").render(sections=present, **parts)
 
 
 def gaps(facts: Facts) -> list[str]:
     """What a reader might expect and this folder does not hold, in words."""
     out = ["Risk battery: not run. Memorisation, privacy, bias, toxicity and robustness of this model are unknown."]
     for run in facts.runs:
-        missing = [what for what, there in (("no evaluation", run.evals), ("no energy record", run.energy),
-                                            ("no training log", run.log), ("no result: the run is not finished", run.result)) if not there]
-        out += [f"{run.name}: {what}." for what in missing]
+        wanted = (("no evaluation", run.evals), ("no energy record", run.energy or facts.energy),
+                  ("no training log", run.log), ("no result: the run is not finished", run.result))
+        out += [f"{run.name}: {what}." for what, there in wanted if not there]
         for score in run.scores:
             if score["contamination"] is None:
                 out.append(f"{run.name}: {score['name']} has no contamination evidence.")
@@ -106,15 +109,16 @@ def _lead(facts: Facts) -> list[str]:
 def _tiles(facts: Facts) -> list[dict[str, str]]:
     base = facts.runs[0]
     bits = _score(base, "bits_per_byte")
-    rates = [row["tokens_per_second"] for row in base.log if row.get("tokens_per_second")]
-    shares = [row["share_of_peak"] for row in base.log if row.get("share_of_peak")]
-    joules = [run.energy["joules"] for run in facts.runs if "joules" in run.energy]
+    rates, shares = _column(base, "tokens_per_second"), _column(base, "share_of_peak")
+    meters = [facts.energy] if facts.energy else [run.energy for run in facts.runs]
+    joules = [e["joules"] for e in meters if "joules" in e]
     out = [("Parameters", short(base.manifest.get("parameters")), base.manifest.get("family", "")),
            ("Training tokens", short(base.result.get("tokens")), duration(base.result.get("train_seconds"))),
            ("Bits per byte", in_unit(bits["value"] if bits else None, ""),
             f"5-gram: {in_unit(bits['baseline']['value'], '')}" if bits and bits["baseline"] else ""),
            ("Validation loss", in_unit(base.result.get("validation"), ""), "nats a token"),
-           ("Tokens a second", short(_median(rates)), f"{percent(_median(shares), 0)} of this machine's peak" if shares else ""),
+           ("Tokens a second", short(_median(rates)),
+            f"{percent(_median(shares), 0)} of this machine's peak" if shares else ""),
            ("Energy", f"{sum(joules) / 3600:.2g} Wh" if joules else MISSING, "all runs" if len(facts.runs) > 1 else "")]
     return [{"name": name, "value": value, "note": str(note)} for name, value, note in out]
 
@@ -122,7 +126,8 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
 def _forests(facts: Facts) -> list[Any]:
     """One plot a unit: scores of different units share no axis."""
     plots = []
-    for unit, title, axis in (("share", "Shares of right answers", "more is better"), ("bits/byte", "Bits per byte", "less is better")):
+    for unit, title, axis in (("share", "Shares of right answers", "more is better"),
+                              ("bits/byte", "Bits per byte", "less is better")):
         rows = []
         for score, model, style, _ in _by_name(facts):
             if score["unit"] != unit:
@@ -130,7 +135,7 @@ def _forests(facts: Facts) -> list[Any]:
             reference = {key: score[key]["value"] if score[key] else None for key in ("baseline", "ceiling")}
             rows.append(svg.Row(f"{_words(score['name'])}, {model}", style, score["value"], score["interval"]["low"],
                                 score["interval"]["high"], in_unit(score["value"], unit), **reference))
-        text = (lambda v: f"{100 * v:.3g} %") if unit == "share" else (lambda v: f"{v:.3g}")
+        text = _as_percent if unit == "share" else _three
         if rows:
             plots.append(svg.forest(title, rows, axis, text, from_zero=unit == "share"))
     return plots
@@ -142,14 +147,15 @@ def _scores(facts: Facts) -> list[dict[str, Any]]:
         unit, base, pair, dirt = score["unit"], score["baseline"], score["paired"], score["contamination"]
         low, high = (in_unit(score["interval"][k], unit) for k in ("low", "high"))
         out.append({
-            "name": _words(score["name"]), "what": score["what"], "model": model, "value": in_unit(score["value"], unit),
-            "better": "more is better" if score["higher_is_better"] else "less is better", "interval": f"{low} to {high}",
-            "n": count(score["n"]), "first": place[0] == 0, "span": place[1],
-            "baseline": in_unit(base["value"], unit) if base else MISSING, "baseline_what": base["what"] if base else "",
+            "name": _words(score["name"]), "what": score["what"], "first": place[0] == 0, "span": place[1],
+            "better": "more is better" if score["higher_is_better"] else "less is better", "model": model,
+            "value": in_unit(score["value"], unit), "interval": f"{low} to {high}", "n": count(score["n"]),
+            "baseline": in_unit(base["value"], unit) if base else MISSING,
+            "baseline_what": base["what"] if base and place[0] == 0 else "",
             "paired": f"{_signed(pair['difference'], unit)}, {p_value(pair['p'])}" if pair else "",
             "test": f"against {pair['against']}; {pair['test']}" if pair else "",
-            "exact": count(dirt["exact"]) if dirt else "", "gram13": count(dirt["gram13"]) if dirt else "",
-            "clean_n": count(dirt["clean_n"]) if dirt else "", "clean": in_unit(dirt["clean_value"], unit) if dirt else ""})
+            **{key: count(dirt[key]) if dirt else "" for key in ("exact", "gram13", "clean_n")},
+            "clean": in_unit(dirt["clean_value"], unit) if dirt else ""})
     return out
 
 
@@ -171,10 +177,12 @@ def _examples(facts: Facts) -> tuple[str, list[dict[str, Any]]]:
     out = []
     for prompt, example in list(last.items())[:EXAMPLES]:
         right = example["values"]["body_exact"] == 1
-        verdict = "the same as the author" if right else "same first line" if example["values"]["body_first_line"] else "different"
-        outputs = [{"name": name, "text": table[prompt]["output"] or "(nothing)"} for name, table in tables if prompt in table]
-        out.append({"head": prompt.strip().split("\n")[0], "prompt": prompt.strip("\n"), "answer": example["answer"].strip("\n"),
-                    "outputs": outputs, "right": right, "verdict": verdict})
+        first = example["values"]["body_first_line"] == 1
+        verdict = "the same as the author" if right else "same first line" if first else "different"
+        outputs = [{"name": name, "text": dedent(table[prompt]["output"]) or "(nothing)"}
+                   for name, table in tables if prompt in table]
+        out.append({"head": prompt.strip().split("\n")[0], "prompt": prompt.strip("\n"), "right": right,
+                    "verdict": verdict, "answer": dedent(example["answer"]).strip("\n"), "outputs": outputs})
     return task, out
 
 
@@ -182,37 +190,46 @@ def _run(run: RunFacts, facts: Facts) -> dict[str, Any]:
     adapted = run.adapted
     size = short(run.manifest.get("trainable" if adapted else "parameters"))
     t = run.recipe.train
-    story = (f"{t.steps:,} steps of {t.batch} sequences of {t.context} tokens, {t.optimizer} with a peak learning rate of {t.lr:g}, "
-             f"in {t.dtype}; {size} {'trained parameters' if adapted else 'parameters'}, "
+    story = (f"{t.steps:,} steps of {t.batch} sequences of {t.context} tokens, {t.optimizer} with a peak learning rate "
+             f"of {t.lr:.2g}, in {t.dtype}; {size} {'trained parameters' if adapted else 'parameters'}, "
              f"{duration(run.result.get('train_seconds'))}.")
     loss = [(row["step"], row["loss"]) for row in run.log if row.get("loss") is not None]
     held_out = [(row["step"], row["validation"]) for row in run.log if row.get("validation") is not None]
     rate = [(row["step"], row["tokens_per_second"]) for row in run.log if row.get("tokens_per_second")]
     return {"id": f"run-{run.name}", "short": f"Run {run.name}",
             "heading": f"How {run.name} was {'adapted' if adapted else 'trained'}", "story": story,
-            "loss": _loss(loss, held_out, None if adapted else _forecast(facts.plan, t.steps)),
-            "rate": svg.curves("Speed", [svg.Line("tokens a second", svg.thin(svg.smooth(rate)), "second")], "step", "tokens a second",
-                               y_range=(0, max(y for _, y in svg.smooth(rate)) * 1.08), y_text=short, height=190) if rate else "",
+            "loss": _loss(loss, held_out, None if adapted else _forecast(facts.plan, t.steps)), "rate": _rate(rate),
             "samples": _samples(run)}
+
+
+def _rate(rate: list[svg.Point]) -> Any:
+    if not rate:
+        return ""
+    line = svg.Line("tokens a second", svg.thin(svg.smooth(rate)), "second")
+    return svg.curves("Speed", [line], "step", "tokens a second", y_range=(0, max(y for _, y in line.points) * 1.05),
+                      y_text=short, height=190)
 
 
 def _loss(loss: list[svg.Point], held_out: list[svg.Point], forecast: svg.Band | None) -> Any:
     if not loss:
         return ""
-    smooth = svg.smooth(loss)
+    smooth = svg.smooth(loss, 0.015)
     seen = [y for _, y in smooth[int(len(smooth) * FIRST):]] + [y for _, y in held_out]
     ends = [v for v in (forecast.value, forecast.low, forecast.high) if v is not None] if forecast else []
     spread = max(seen + ends) - min(seen + ends) or 1.0
     lines = [svg.Line("training", svg.thin(loss), "faint"), svg.Line("training, smoothed", svg.thin(smooth), "main"),
              svg.Line("validation", held_out, "dots")]
-    return svg.curves("Loss", lines, "step", "nats a token", forecast,
-                      y_range=(min(seen + ends) - 0.08 * spread, max(seen + ends) + 0.02 * spread), y_text=lambda y: f"{y:.3g}")
+    frame = (min(seen + ends) - 0.08 * spread, max(seen + ends) + 0.02 * spread)
+    return svg.curves("Loss", lines, "step", "nats a token", forecast, y_range=frame, y_text=_three)
 
 
 def _forecast(plan: Tree, steps: int) -> svg.Band | None:
-    if not isinstance(plan.get("loss"), int | float):
+    """The plan's interval is in bits a byte: the same tokens a byte turn it into nats a token."""
+    if not plan.get("nats_per_token") or not plan.get("bits_per_byte"):
         return None
-    return svg.Band("forecast", steps, plan["loss"], plan.get("loss_low"), plan.get("loss_high"))
+    rate = plan["nats_per_token"] / plan["bits_per_byte"]
+    low, high = (plan[end] * rate if end in plan else None for end in ("low", "high"))
+    return svg.Band("forecast", steps, plan["nats_per_token"], low, high)
 
 
 def _samples(run: RunFacts) -> list[dict[str, str]]:
@@ -230,11 +247,15 @@ def _plan(facts: Facts, base: RunFacts) -> dict[str, Any] | None:
     if not plan:
         return None
     bits = _score(base, "bits_per_byte")
+    band = f" ({plan['low']:.3f} to {plan['high']:.3f})" if "low" in plan and "high" in plan else ""
     rows = [("Parameters", short(plan.get("parameters")), short(base.manifest.get("parameters"))),
             ("Tokens", short(plan.get("tokens")), short(result.get("tokens"))),
             ("Training time", duration(plan.get("seconds")), duration(result.get("train_seconds"))),
-            ("Validation loss, nats a token", in_unit(plan.get("loss"), ""), in_unit(result.get("validation"), "")),
-            ("Bits per byte", in_unit(plan.get("bits_per_byte"), ""), in_unit(bits["value"] if bits else None, ""))]
+            ("Tokens a second", short(plan.get("tokens_per_second")),
+             short(_median(_column(base, "tokens_per_second")))),
+            ("Validation loss, nats a token", in_unit(plan.get("nats_per_token"), ""),
+             in_unit(result.get("validation"), "")),
+            ("Bits per byte", in_unit(plan.get("bits_per_byte"), "") + band, in_unit(bits["value"] if bits else None, ""))]
     why = plan.get("why", "")
     return {"rows": rows, "why": " ".join(why) if isinstance(why, list) else str(why)}
 
@@ -245,22 +266,28 @@ def _data(corpus: Tree) -> dict[str, Any] | None:
     kept = {k: sum(row[k] for row in corpus["splits"].values()) for k in ("documents", "bytes")}
     seen = corpus["seen"]
     most = max(seen["bytes"], 1)
-    rows = [("read", seen, False), *((f"dropped: {_words(rule)}", row, False) for rule, row in corpus["dropped"].items()), ("kept", kept, True)]
+    dropped = [(f"dropped: {_words(rule)}", row, False) for rule, row in corpus["dropped"].items()]
+    rows = [("read", seen, False), *dropped, ("kept", kept, True)]
     funnel = [{"name": name, "width": round(100 * row["bytes"] / most, 2), "kept": is_kept,
                "text": f"{short(row['bytes'], 'B')} in {row['documents']:,}"} for name, row, is_kept in rows]
     table = [(f"{title} {name}", count(row["documents"]), short(row["bytes"], "B"))
-             for title, key in (("Split:", "splits"), ("Kind:", "kinds"), ("Licence:", "licences")) for name, row in corpus[key].items()]
-    story = (f"{seen['documents']:,} documents and files were read ({short(seen['bytes'], 'B')}) and {kept['documents']:,} kept "
-             f"({short(kept['bytes'], 'B')}); the rest was dropped by the rules below.")
+             for title, key in (("Split:", "splits"), ("Kind:", "kinds"), ("Licence:", "licences"))
+             for name, row in corpus[key].items()]
+    story = (f"{seen['documents']:,} documents and files were read ({short(seen['bytes'], 'B')}) and "
+             f"{kept['documents']:,} kept ({short(kept['bytes'], 'B')}); the rest was dropped by the rules below.")
     return {"story": story, "funnel": funnel, "rows": table}
 
 
-def _energy(run: RunFacts) -> dict[str, str]:
-    e = run.energy
-    return {"name": run.name, "time": duration(run.result.get("train_seconds")), "flops": short(run.result.get("flops"), "FLOP"),
+def _costs(facts: Facts) -> list[dict[str, str]]:
+    rows = [_cost(r.name, r.energy, r.result) for r in facts.runs if r.result or r.energy]
+    return [*rows, _cost("everything", facts.energy, {})] if facts.energy else rows
+
+
+def _cost(name: str, e: Tree, result: Tree) -> dict[str, str]:
+    return {"name": name, "time": duration(result.get("train_seconds")), "flops": short(result.get("flops"), "FLOP"),
             "value": f"{e['joules'] / 3600:.3g} Wh" if "joules" in e else MISSING,
             "band": f"{e['low'] / 3600:.2g} to {e['high'] / 3600:.2g} Wh" if "low" in e and "high" in e else MISSING,
-            "method": str(e.get("method", "not recorded"))}
+            "method": str(e.get("method", ""))}
 
 
 def _files(facts: Facts) -> Iterator[dict[str, str]]:
@@ -271,7 +298,8 @@ def _files(facts: Facts) -> Iterator[dict[str, str]]:
         what = WHAT["evals"] if path.parent.name == "evals" else WHAT.get(path.name)
         if what and path.is_file() and path.name != "report.html":
             inside = path.is_relative_to(facts.folder)
-            yield {"path": str(path.relative_to(facts.folder) if inside else path), "what": what, "size": short(path.stat().st_size, "B")}
+            name = str(path.relative_to(facts.folder) if inside else path)
+            yield {"path": name, "what": what, "size": short(path.stat().st_size, "B")}
 
 
 def _verdict(ok: bool | None, why: str) -> dict[str, str]:
@@ -289,6 +317,18 @@ def _signed(value: float, unit: str) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _column(run: RunFacts, name: str) -> list[float]:
+    return [row[name] for row in run.log if row.get(name) is not None]
+
+
+def _as_percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _median(values: list[float]) -> float | None:

@@ -1,15 +1,16 @@
 """Plots as inline SVG: curves, forest plots and bars, coloured by CSS variables so that dark mode and print just work.
 
-Every figure has role="img", a title and a description, so a screen reader gets the numbers that the eye gets. Nothing is
-drawn by a script and nothing is fetched. All text is escaped by `markupsafe.Markup.format`.
+Every figure has role="img", a title and a description, so a screen reader gets the numbers that the eye gets. Nothing
+is drawn by a script and nothing is fetched. All text is escaped by `markupsafe.Markup.format`.
 """
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH = 720
+WIDTH = 860
 Point = tuple[float, float]
 Format = Callable[[float], str]
 
@@ -51,35 +52,35 @@ class Row:
 def curves(title: str, lines: Sequence[Line], x_name: str, y_name: str, band: Band | None = None, *,
            y_range: tuple[float, float] | None = None, x_text: Format = lambda x: f"{x:,.0f}",
            y_text: Format = lambda y: f"{y:g}", height: int = 300) -> Markup:
-    """Curves over a common x; points outside `y_range` are cut at the frame."""
-    left, right, top, bottom = 56, WIDTH - 18, 14, height - 46
+    """Curves over a common x; each is drawn from where it first falls into `y_range`."""
+    left, right, top, bottom = 52, WIDTH - (44 if band else 16), 14, height - 46
     points = [p for line in lines for p in line.points]
     if not points:
         return Markup("")
     xs = [p[0] for p in points] + ([band.x] if band else [])
-    ys = [p[1] for p in points] + ([v for v in (band.value, band.low, band.high) if v is not None] if band else [])
+    ys = [p[1] for p in points] + [v for b in (band,) if b for v in (b.value, b.low, b.high) if v is not None]
     low, high = y_range or (min(ys), max(ys))
-    y_ticks = ticks(low, high, 5)
-    low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
     sx = _scale(x_low, x_high, left, right)
     sy = _scale(low, high, bottom, top)
-    out = [Markup('<rect class="frame" x="{}" y="{}" width="{}" height="{}"/>').format(left, top, right - left, bottom - top)]
-    for y in y_ticks:
-        out.append(Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text class="tick" x="{3}" y="{4}" '
-                          'text-anchor="end">{5}</text>').format(left, right, _n(sy(y)), left - 8, _n(sy(y) + 4), y_text(y)))
+    out = []
+    for y in (y for y in ticks(low, high, 5) if low <= y <= high):
+        mark = Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+                      '<text class="tick" x="{3}" y="{4}" text-anchor="end">{5}</text>')
+        out.append(mark.format(left, right, _n(sy(y)), left - 8, _n(sy(y) + 4), y_text(y)))
     for x in ticks(x_low, x_high, 6):
         if x_low <= x <= x_high:
             out.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
                        .format(_n(sx(x)), bottom + 18, x_text(x)))
     for line in lines:
-        inside = [(sx(x), sy(min(max(y, low), high))) for x, y in line.points]
+        entered = itertools.dropwhile(lambda point: point[1] > high, line.points)
+        inside = [(sx(x), sy(min(max(y, low), high))) for x, y in entered]
         if line.style == "dots":
             out += [Markup('<circle class="dots" cx="{}" cy="{}" r="4"/>').format(_n(x), _n(y)) for x, y in inside]
         path = " ".join(f"{'L' if i else 'M'}{_n(x)} {_n(y)}" for i, (x, y) in enumerate(inside))
         out.append(Markup('<path class="curve {}" d="{}"/>').format(line.style, path))
     if band:
-        x, y = sx(band.x), sy(min(max(band.value, low), high))
+        x, y = sx(band.x) + 22, sy(min(max(band.value, low), high))
         if band.low is not None and band.high is not None:
             out.append(Markup('<line class="whisker forecast" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
                        .format(_n(x), _n(sy(max(band.low, low))), _n(sy(min(band.high, high)))))
@@ -97,7 +98,7 @@ def forest(title: str, rows: Sequence[Row], axis: str, text: Format, *, from_zer
     """Values with 95 % whiskers over one axis; a bar marks the baseline, a ring what human text scores."""
     if not rows:
         return Markup("")
-    left, right, top, step = 200, WIDTH - 130, 12, 38
+    left, right, top, step = 220, WIDTH - 110, 12, 36
     height = top + step * len(rows) + 44
     ends = [v for r in rows for v in (r.low, r.high, r.baseline, r.ceiling) if v is not None]
     low, high = 0.0 if from_zero else min(ends), max(ends)
@@ -116,9 +117,11 @@ def forest(title: str, rows: Sequence[Row], axis: str, text: Format, *, from_zer
                        .format(_n(sx(row.baseline)), _n(y - 11), _n(y + 11)))
         if row.ceiling is not None:
             out.append(Markup('<circle class="ceiling" cx="{}" cy="{}" r="6"/>').format(_n(sx(row.ceiling)), _n(y)))
-        out.append(Markup('<line class="whisker {0}" x1="{1}" x2="{2}" y1="{3}" y2="{3}"/><circle class="point {0}" cx="{4}" '
-                          'cy="{3}" r="5.5"/><text class="value" x="{5}" y="{6}" text-anchor="end">{7}</text>')
-                   .format(row.style, _n(sx(row.low)), _n(sx(row.high)), _n(y), _n(sx(row.value)), WIDTH, _n(y + 5), row.text))
+        out.append(Markup('<line class="whisker {0}" x1="{1}" x2="{2}" y1="{3}" y2="{3}"/>'
+                          '<circle class="point {0}" cx="{4}" cy="{3}" r="5.5"/>'
+                          '<text class="value" x="{5}" y="{6}" text-anchor="end">{7}</text>')
+                   .format(row.style, _n(sx(row.low)), _n(sx(row.high)), _n(y), _n(sx(row.value)), WIDTH, _n(y + 5),
+                           row.text))
     about = "; ".join(f"{r.label} {r.text} (95 % interval {text(r.low)} to {text(r.high)})"
                       + (f", baseline {text(r.baseline)}" if r.baseline is not None else "") for r in rows)
     names = [("5-gram or constant baseline", "baseline")] if any(r.baseline is not None for r in rows) else []
@@ -145,21 +148,25 @@ def thin(points: Sequence[Point], most: int = 360) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], share: float = 0.03) -> list[Point]:
-    """An exponential mean over about `share` of the curve, corrected for its start (Kingma & Ba 2014, section 3)."""
-    keep = 1 - 1 / max(2.0, share * len(points))
-    out, mean, weight = [], 0.0, 0.0
-    for x, y in points:
-        mean, weight = keep * mean + (1 - keep) * y, keep * weight + (1 - keep)
-        out.append((x, mean / weight))
+    """A centred mean over about `share` of the curve; the window shrinks at both ends, so nothing lags."""
+    reach = max(1, round(share * len(points) / 2))
+    sums = list(itertools.accumulate((y for _, y in points), initial=0.0))
+    out = []
+    for i, (x, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)
+        out.append((x, (sums[i + near + 1] - sums[i - near]) / (2 * near + 1)))
     return out
 
 
 def _figure(title: str, about: str, y_name: str, height: float, body: Sequence[Markup],
             names: Sequence[tuple[str, str]]) -> Markup:
-    keys = Markup("").join(Markup('<span class="key"><i class="{}"></i>{}</span>').format(style, name) for name, style in names)
-    return Markup('<figure><figcaption><b>{0}</b> <span class="unit">{1}</span><span class="keys">{2}</span></figcaption>'
-                  '<div class="plot"><svg viewBox="0 0 {3} {4}" role="img" aria-label="{0}. {5}"><title>{0}</title><desc>{5}</desc>{6}</svg></div></figure>'
-                  ).format(title, y_name, keys, WIDTH, round(height), about, Markup("").join(body))
+    key = Markup('<span class="key"><i class="{}"></i>{}</span>')
+    keys = Markup("").join(key.format(style, name) for name, style in names)
+    caption = Markup('<figcaption><b>{}</b> <span class="unit">{}</span><span class="keys">{}</span></figcaption>')
+    drawing = Markup('<svg viewBox="0 0 {0} {1}" role="img" aria-label="{2}. {3}"><title>{2}</title><desc>{3}</desc>{4}</svg>')
+    return Markup('<figure>{}<div class="plot">{}</div></figure>').format(
+        caption.format(title, y_name, keys),
+        drawing.format(WIDTH, round(height), title, about, Markup("").join(body)))
 
 
 def _scale(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
