@@ -40,14 +40,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status; nothing but a bug of ours ever shows a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = typer.main.get_command(_app())(args=argv, prog_name="meristem", standalone_mode=False)
-        sys.stdout.flush()
-        return status or 0
+        outcome = typer.main.get_command(_app())(args=words, prog_name="meristem", standalone_mode=False)
+        if isinstance(outcome, str) and outcome:
+            print(outcome, flush=True)
+        return outcome if isinstance(outcome, int) else 0
     except MeristemError as error:
         return _fail(str(error), error.status)
     except typer.TyperException as error:
-        return _fail(_usage(error), 2)
+        return _fail(_usage(error, words), 2)
     except Stopped as stop:
         return _fail(stop.line, stop.status)
     except (KeyboardInterrupt, typer.Abort):
@@ -90,15 +92,12 @@ def meristem(version: Annotated[bool, typer.Option("--version", callback=_versio
     """
 
 
-def _with_json(verb: Callable[..., Answer]) -> Callable[..., None]:
-    """The verb with `--json` added to its options and its answer printed: one place, so no verb can lack it."""
+def _with_json(verb: Callable[..., Answer]) -> Callable[..., str]:
+    """The verb with `--json` added to its options, its answer as text: one place, so no verb can lack it."""
     @functools.wraps(verb)
-    def run(*args: Any, as_json: bool, **options: Any) -> None:
+    def run(*args: Any, as_json: bool, **options: Any) -> str:
         answer = verb(*args, **options)
-        if as_json:
-            print(json.dumps(answer.facts, ensure_ascii=False, default=str))
-        elif answer.text:
-            print(answer.text)
+        return json.dumps(answer.facts, ensure_ascii=False, default=str) if as_json else answer.text
 
     signature = inspect.signature(verb)
     extra = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
@@ -108,12 +107,12 @@ def _with_json(verb: Callable[..., Answer]) -> Callable[..., None]:
     return run
 
 
-def _usage(error: typer.TyperException) -> str:
+def _usage(error: typer.TyperException, words: Sequence[str]) -> str:
     """A wrong command line in one line, with the nearest name that exists."""
     text = error.format_message()
     if unknown := re.match(r"No such command '(.*?)'", text):
         return f"no verb {unknown[1]!r}; {nearest(unknown[1], VERBS)}"
-    command = next((word for word in sys.argv[1:] if word in VERBS), "")
+    command = next((word for word in words if word in VERBS), "")
     return f"{text[:1].lower()}{text[1:].rstrip('.')}; see: meristem {command + ' ' if command else ''}--help"
 
 

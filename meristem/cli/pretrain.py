@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Edits = Annotated[list[str] | None, typer.Argument(
     metavar="FIELD=VALUE", help="Any field of the run: model.layers=8 train.lr=1e-3.", show_default=False)]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start at the first step; what the run folder holds is discarded.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start at the first step; discard what the run folder holds.")]
 
 
 def pretrain(
