@@ -96,6 +96,12 @@ def on_meta(part: Part) -> nn.Module:
         return family.Model(build(family.Config, part))
 
 
+def training_flops_per_token(module: nn.Module, context: int) -> float:
+    """FLOPs a token of training with the whole attention square (PaLM appendix B), for shares of peak that compare with
+    everyone's; we compute the causal half only, so at long contexts the share flatters us as it does them."""
+    return Cost.of(module, context).training_flops_full
+
+
 def palm_flops(parameters: int, layers: int, heads: int, head_dim: int, context: int) -> int:
     """FLOPs a token of training by PaLM's formula, 6 N + 12 L H Q T (appendix B); N without looked-up positions."""
     return 6 * parameters + 12 * layers * heads * head_dim * context

@@ -25,6 +25,7 @@ from meristem.core.errors import MachineError, RequestError
 
 REPEAT = 15.387756                      # R*_D: epochs after which more repeats are worth (almost) nothing more; their table
 HUBER = 1e-3
+Number = int | float                    # counts are integers, effective counts are not
 OWN = Path(__file__).parent / "law.json"
 STARTS = 8                              # best points of the grid that are polished
 GRID = {"alpha": (0.0, 0.5, 1.0, 1.5, 2.0), "beta": (0.0, 0.5, 1.0, 1.5, 2.0), "e": (-1.0, -0.5, 0.0, 0.5, 1.0),
@@ -45,17 +46,17 @@ class Law:
     residual: float = 0.0               # standard deviation of log loss around the fit
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def loss(self, parameters: float, data: float, unique: float = math.inf) -> float:
+    def loss(self, parameters: Number, data: Number, unique: Number = math.inf) -> float:
         """Expected loss; `unique` is how much distinct data there is, beyond which it is repeated."""
         return self.E + self.A / parameters**self.alpha + self.B / effective(data, unique)**self.beta
 
-    def optimal(self, flops: float, cost: float = 6.0) -> tuple[float, float]:
+    def optimal(self, flops: Number, cost: Number = 6) -> tuple[float, float]:
         """(N, D) of least loss with `cost` * N * D = `flops`, in closed form (their equation 4)."""
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         n = g * (flops / cost) ** (self.beta / (self.alpha + self.beta))
         return n, flops / cost / n
 
-    def tokens_per_parameter(self, flops: float) -> float:
+    def tokens_per_parameter(self, flops: Number) -> float:
         """D / N at the compute optimum."""
         n, d = self.optimal(flops)
         return d / n
@@ -73,11 +74,11 @@ class Power:
     scale: float
     exponent: float
 
-    def __call__(self, x: float) -> float:
+    def __call__(self, x: Number) -> float:
         return (x / self.scale) ** self.exponent
 
     @classmethod
-    def fit(cls, x: Sequence[float], y: Sequence[float]) -> "Power":
+    def fit(cls, x: Sequence[Number], y: Sequence[Number]) -> "Power":
         """Least squares in log-log."""
         slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
         return cls(math.exp(-intercept / slope), float(slope))
@@ -87,7 +88,7 @@ KAPLAN_PARAMETERS = Power(8.8e13, -0.076)       # Kaplan et al. 2020, equations 
 KAPLAN_TOKENS = Power(5.4e13, -0.095)
 
 
-def effective(data: float, unique: float) -> float:
+def effective(data: Number, unique: Number) -> Number:
     """Data worth as much as `data` would be without repeats: U + U R* (1 - exp(-R / R*)), R = epochs - 1."""
     if data <= unique:
         return data
@@ -135,7 +136,7 @@ def bootstrap(points: Points, law: Law, *, draws: int = 100, seed: int = 0, prio
     return laws
 
 
-def interval(laws: Sequence[Law], parameters: float, data: float, unique: float = math.inf, *, share: float = 0.8,
+def interval(laws: Sequence[Law], parameters: Number, data: Number, unique: Number = math.inf, *, share: float = 0.8,
              seed: int = 0) -> tuple[float, float]:
     """The middle `share` of forecasts: each refit's curve with a draw of its own scatter of single runs around it."""
     noise = np.random.default_rng(seed).standard_normal((200, len(laws)))

@@ -53,7 +53,7 @@ def test_the_refit_of_chinchillas_runs_is_the_published_one(runs, refit):
 
 def test_an_80_percent_interval_covers_about_80_percent():
     """New runs of a planted law with 1 % scatter, within the range of the fitted ones."""
-    true, rng = Law(1.5, 400, 0.34, 400, 0.30), np.random.default_rng(0)
+    true, rng = Law(1.5, 400.0, 0.34, 400.0, 0.30), np.random.default_rng(0)
     n, d = 10 ** rng.uniform(6, 9, 260), 10 ** rng.uniform(7, 10, 260)
     loss = np.array([true.loss(*x) for x in zip(n, d, strict=True)]) * np.exp(rng.normal(0, 0.01, 260))
     points = np.stack([n, d, loss], 1)
@@ -89,7 +89,7 @@ def test_four_epochs_are_almost_as_good_as_new_and_forty_are_not():
     assert HOFFMANN.loss(1e9, 1e10) < HOFFMANN.loss(1e9, 1e10, unique=1e9) < HOFFMANN.loss(1e9, 1e9)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(alpha=st.floats(0.25, 0.5), beta=st.floats(0.25, 0.5), e=st.floats(0.5, 2), seed=st.integers(0, 99))
 def test_a_fit_finds_planted_constants_and_small_noise_moves_it_little(alpha, beta, e, seed):
     true = Law(e, 5e2, alpha, 1e3, beta)
@@ -104,7 +104,7 @@ def test_a_fit_finds_planted_constants_and_small_noise_moves_it_little(alpha, be
 
 
 def test_an_outlier_moves_a_huber_fit_little():
-    true = Law(1.5, 400, 0.34, 400, 0.30)
+    true = Law(1.5, 400.0, 0.34, 400.0, 0.30)
     n, d = (g.ravel() for g in np.meshgrid(10 ** np.linspace(6, 9, 6), 10 ** np.linspace(7, 10, 6)))
     loss = np.array([true.loss(*x) for x in zip(n, d, strict=True)])
     loss[7] *= 1.3
@@ -113,7 +113,7 @@ def test_an_outlier_moves_a_huber_fit_little():
 
 def test_a_prior_tames_a_short_ladder():
     """Nine runs with 1 % noise: without a prior an exponent runs away, with it the next size up is forecast within 5 %."""
-    true = Law(0.7, 30, 0.35, 120, 0.35, unit="bits/byte")
+    true = Law(0.7, 30.0, 0.35, 120.0, 0.35, unit="bits/byte")
     rng = np.random.default_rng(1)
     n, d = (g.ravel() for g in np.meshgrid([4e5, 1e6, 3e6], [2e6, 6e6, 2e7]))
     loss = np.array([true.loss(*x) for x in zip(n, d, strict=True)]) * np.exp(rng.normal(0, 0.01, 9))
@@ -122,7 +122,7 @@ def test_a_prior_tames_a_short_ladder():
     assert law.loss(1e7, 6e7) == pytest.approx(true.loss(1e7, 6e7), rel=0.05) and law.unit == "bits/byte"
 
 
-@pytest.mark.parametrize("points", [np.ones((5, 3)), np.array([[1, 1, 0]] * 9), np.array([[1, 1, np.nan]] * 9)])
+@pytest.mark.parametrize("points", [np.ones((5, 3)), np.array([[1.0, 1.0, 0.0]] * 9), np.array([[1.0, 1.0, np.nan]] * 9)])
 def test_too_little_or_impossible_data_is_refused(points):
     with pytest.raises(RequestError, match="at least 6 runs"):
         fit(points)

@@ -1,0 +1,319 @@
+"""From a time budget to a run: the size, tokens, batch and learning rate of least forecast loss on this machine.
+
+    text = Text.of(corpus, shards, codec, Part("bpe", {"vocab": 4096}))
+    plan = make(240.0, text, machine.measured(), rate=probe.tokens_per_second)
+    plan.run, plan.explain()
+
+Every shape of `SHAPES` is priced exactly (`plan.cost`), its rate predicted from the machine's measured peak, its loss from
+the project's own scaling law with repeats discounted (`plan.scaling`); the best one is then really timed by `rate`, which
+corrects the predictions, until the best shape is one that was timed. Batch and learning rate follow Li et al. 2025, "Step
+Law", https://arxiv.org/abs/2503.04715: B = 0.58 D^0.571 tokens, lr = 1.79 N^-0.713 D^0.307 (N inside the blocks). They
+fitted models of 60 M and more; the ladder that our law rests on ran under this very rule, so its forecasts include it.
+"""
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from meristem.codecs.base import Codec
+from meristem.core.config import Part, to_dict
+from meristem.core.errors import RequestError
+from meristem.core.machine import Machine
+from meristem.core.run import Data, Run
+from meristem.corpus.store import Corpus
+from meristem.data.shards import Shards
+from meristem.plan import energy, scaling
+from meristem.plan.cost import Cost, on_meta
+
+COMPILE_SECONDS = 20.0                  # torch.compile of one block and the loss: 12 to 22 s here
+WARM_SECONDS = 4.0                      # the same with the kernels cached on disk, and building the model
+WARM_EAGER = 1.0                        # building the model alone
+COMPILE_FROM = 80.0                     # below this budget a third more speed does not pay for compiling
+RESERVE = 0.06                          # of the budget, for validation, samples and checkpoints
+MIN_STEPS = 60                          # fewer updates are no training: the warm-up alone is ten
+MIN_TOKENS = 2048                       # an update: smaller ones lose 10 to 20 % of the rate
+MEMORY_SHARE = 0.7                      # of the machine's memory that training may take
+PROBES = 3
+DECADE = 3e8                            # seconds: where the search for a budget ends
+EAGER = 0.65                            # rate without compilation over the rate with it
+RATE_ERROR = 0.15                       # neighbours on a shared machine: the tokens of a budget are only known so well
+Rate = Callable[[Run], float]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What there is to train on: training bytes and tokens of one corpus under one codec."""
+
+    corpus: str
+    bytes: int
+    tokens: int
+    vocab: int
+    codec: Part = field(default_factory=lambda: Part("bpe", {"vocab": 4096}))
+
+    @classmethod
+    def of(cls, corpus: Corpus, shards: Shards, codec: Codec, part: Part) -> "Text":
+        """The training split of a tokenised corpus; `part` is what the recipe will call the codec."""
+        split = shards.split("train")
+        return cls(str(corpus.folder), split.bytes, len(split.tokens), codec.vocab, part)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """How much text a token stands for."""
+        return self.bytes / self.tokens
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width, depth and context of a decoder; the rest follows: head size 32 or 64, grouped queries, 8/3 gated hidden units."""
+
+    dim: int
+    layers: int
+    context: int = 256
+
+    def part(self, template: Part) -> Part:
+        """The model's `Part`: this shape over `template`'s other fields (the family's name, qk_norm, theta)."""
+        heads = self.dim // (32 if self.dim < 256 else 64)
+        groups = heads // (2 if self.dim < 1024 else 4)
+        return Part(template.name, {"tied": True, **template.fields, "dim": self.dim, "layers": self.layers, "heads": heads,
+                                    "groups": groups, "hidden": 64 * round(self.dim / 24)})
+
+    @property
+    def name(self) -> str:
+        """"256x6": width x layers."""
+        return f"{self.dim}x{self.layers}"
+
+
+# From 0.4 M to 1 B parameters in steps of about 1.6.
+SHAPES = tuple(Shape(*s) for s in (
+    (64, 3), (64, 6), (128, 3), (128, 6), (192, 4), (192, 8), (256, 6), (256, 9), (384, 6), (384, 9), (512, 8, 512), (512, 12, 512),
+    (640, 12, 512), (768, 12, 512), (768, 18, 1024), (1024, 16, 1024), (1280, 16, 1024), (1536, 18, 1024), (1792, 20, 1024),
+    (2048, 20, 1024)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained and what to expect of it; `why` says so in words."""
+
+    run: Run
+    budget_seconds: float
+    seconds: float                      # expected, compilation and reserve included
+    tokens: int
+    epochs: float                       # passes over the text
+    parameters: int
+    flops_per_token: float              # training, causal half of attention
+    tokens_per_second: float
+    rate_measured: bool
+    share_of_peak: float
+    bits_per_byte: float                # forecast for the validation split
+    low: float
+    high: float
+    nats_per_token: float
+    memory: int                         # bytes, estimated
+    machine_memory: int
+    watt_hours: float
+    energy: str
+    law: str
+    why: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as plan.json holds them."""
+        return to_dict(self)
+
+    def explain(self) -> list[str]:
+        """The plan in a few lines of text."""
+        model, train = self.run.model.fields, self.run.train
+        return [
+            f"{self.parameters / 1e6:.3g} M parameters ({model['layers']} layers of width {model['dim']}), {self.tokens / 1e6:.3g} M tokens "
+            f"({self.tokens / self.parameters:.2g} a parameter, {self.epochs:.2g} passes over the text)",
+            f"{train.steps} steps of {train.batch} x {train.context} tokens, learning rate {train.lr:.2g}, {train.optimizer}, {train.dtype}"
+            f"{', compiled' if train.compile else ''}",
+            f"{self.tokens_per_second:,.0f} tokens/s {'measured' if self.rate_measured else 'predicted'} "
+            f"({self.share_of_peak:.0%} of peak): {self.seconds:.0f} s of {self.budget_seconds:.0f} s",
+            f"forecast: {self.bits_per_byte:.3f} bits per byte ({self.low:.3f} to {self.high:.3f}), {self.nats_per_token:.3f} nats a token",
+            f"memory about {self.memory / 1e9:.2g} of {self.machine_memory / 1e9:.3g} GB; energy {self.energy}",
+            *self.why]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One shape within a budget."""
+
+    shape: Shape
+    cost: Cost
+    run: Run
+    rate: float
+    loss: float
+    memory: int
+
+
+def make(seconds: float, text: Text, machine: Machine, rate: Rate | None = None, *, law: scaling.Law | None = None,
+         template: Run | None = None, grid: str = "world") -> Plan:
+    """Plan a training run of `seconds` of wall-clock, probes included.
+
+    `rate` times a candidate run in tokens/s (`train.probe.tokens_per_second`); without it rates are predicted. `template`
+    holds what the plan does not decide (name, seed, family, optimizer, schedule). RequestError when nothing fits.
+    """
+    law = law or scaling.own()
+    template = template or Run("llama")
+    if law.unit != "bits/byte":
+        raise ValueError(f"plans need a law in bits/byte, this one is in {law.unit}")
+    if text.tokens < 2 * MIN_TOKENS:
+        raise RequestError(f"{text.corpus or 'the corpus'} has {text.tokens} tokens of training text; a run needs at least "
+                           f"{2 * MIN_TOKENS}: add files")
+    search = Search(text, machine, law, replace(template, train=replace(template.train, dtype=machine.best_dtype)))
+    while True:
+        options = search.options(seconds)
+        if not options:
+            raise search.too_small(seconds)
+        best = min(options, key=lambda o: o.loss)
+        if rate is None or best.shape in search.timed:
+            break
+        if len(search.timed) == PROBES:                        # never settle on a guess when some were measured
+            best = min((o for o in options if o.shape in search.timed), key=lambda o: o.loss, default=best)
+            break
+        search.probe(best, rate)
+    return _plan(best, options, seconds, search, grid)
+
+
+@dataclass
+class Search:
+    """The shapes of a budget, their predicted rates corrected by what was timed so far."""
+
+    text: Text
+    machine: Machine
+    law: scaling.Law
+    template: Run
+    timed: dict[Shape, float] = field(default_factory=dict)
+    calibration: float = 1.0            # timed over predicted rate
+    spent: float = 0.0                  # seconds of probing
+
+    def probe(self, option: Option, rate: Rate) -> None:
+        """Time one option; the clock runs on the budget."""
+        started = time.perf_counter()
+        self.timed[option.shape] = rate(option.run)
+        self.spent += time.perf_counter() - started
+        self.calibration *= self.timed[option.shape] / option.rate
+
+    def options(self, seconds: float) -> list[Option]:
+        """Every shape that trains at least `MIN_STEPS` updates in the budget and in memory."""
+        every = [self.option(shape, seconds) for shape in SHAPES]
+        return [o for o in every if o.run.train.steps >= MIN_STEPS and o.memory <= MEMORY_SHARE * self.machine.memory]
+
+    def option(self, shape: Shape, seconds: float) -> Option:
+        """One shape, trained for what is left of the budget."""
+        compiled = self.template.train.compile and self.machine.compiler and seconds >= COMPILE_FROM
+        cost = _cost(shape, self.template.model, self.text.vocab)
+        guess = self.calibration * predicted_share(shape.dim, compiled) * self.machine.peak / cost.training_flops
+        rate = self.timed.get(shape, guess)
+        template = replace(self.template, train=replace(self.template.train, compile=compiled))
+        run = recipe(shape, rate * self.left(seconds, compiled), self.text, template)
+        loss = self.law.loss(cost.active, _tokens(run) * self.text.bytes_per_token, self.text.bytes)
+        run, memory = _within_memory(run, cost, self.machine)
+        return Option(shape, cost, run, rate, loss, memory)
+
+    def left(self, seconds: float, compiled: bool) -> float:
+        """Seconds for steps: a probe has paid for compilation, whose kernels are then cached."""
+        start = WARM_EAGER if not compiled else WARM_SECONDS if self.timed else COMPILE_SECONDS
+        return max(0.0, seconds * (1 - RESERVE) - self.spent - start)
+
+    def too_small(self, seconds: float) -> RequestError:
+        """The error that names the smallest budget that works, found by trying."""
+        budget = 5.0
+        while budget < DECADE and (budget <= seconds or not self.options(budget)):
+            budget = 5 * math.ceil(budget * 1.05 / 5 + 0.01)
+        if budget >= DECADE:
+            return RequestError(f"nothing of {len(SHAPES)} model sizes trains on this machine with {self.machine.memory / 1e9:.2g} GB of "
+                                "memory; use a smaller vocabulary or a larger machine")
+        return RequestError(f"a budget of {seconds:g} s is too small to train anything here: {MIN_STEPS} steps of the smallest model take "
+                            f"about {budget:g} s in all; try --budget {budget:g}s")
+
+
+def recipe(shape: Shape, tokens: float, text: Text, template: Run) -> Run:
+    """The run that trains `shape` on about `tokens` tokens: batch and learning rate by the step law, whole steps."""
+    context = min(shape.context, max(32, text.tokens // 16))
+    inner = _cost(shape, template.model, text.vocab).matrices
+    wanted = max(MIN_TOKENS, 0.58 * max(tokens, 1.0) ** 0.571)
+    batch = 4 * max(1, round(wanted / context / 4))
+    steps = int(tokens // (batch * context))
+    rise = max(10, steps // 20)
+    lr = min(2e-2, max(1e-4, 1.79 * inner**-0.713 * max(tokens, 1.0) ** 0.307))
+    train = replace(template.train, steps=max(steps, 1), batch=batch, context=context, lr=float(f"{lr:.3g}"), warmup=min(rise, 2000))
+    return replace(template, model=shape.part(template.model), train=train, data=Data(corpus=text.corpus, codec=text.codec))
+
+
+def predicted_share(dim: int, compiled: bool) -> float:
+    """Share of the machine's peak that training at this width reaches, before it was timed.
+
+    Drawn through measurements on two cores, compiled: about 20 % at width 128, 35 % at 256, 75 % at 768.
+    """
+    return 0.78 / (1 + (260 / dim) ** 1.25) * (1.0 if compiled else EAGER)
+
+
+def _within_memory(run: Run, cost: Cost, machine: Machine) -> tuple[Run, int]:
+    """The run with the largest micro-batch (a divisor of the batch) that fits, and the bytes it takes."""
+    memory = 0
+    for micro in [run.train.batch // k for k in range(1, run.train.batch + 1) if run.train.batch % k == 0]:
+        memory = sum(cost.memory(micro * run.train.context, run.train.optimizer).values())
+        if memory <= MEMORY_SHARE * machine.memory:
+            return replace(run, train=replace(run.train, micro=0 if micro == run.train.batch else micro)), memory
+    return run, memory
+
+
+def _tokens(run: Run) -> int:
+    return run.train.steps * run.train.batch * run.train.context
+
+
+def _plan(best: Option, options: Sequence[Option], seconds: float, search: Search, grid: str) -> Plan:
+    text, machine, law = search.text, search.machine, search.law
+    tokens = _tokens(best.run)
+    each = text.bytes_per_token
+    scatter = 1.28 * _uncertainty(law, best.cost.active, tokens * each)
+    low = law.loss(best.cost.active, tokens * each * (1 + RATE_ERROR), text.bytes) * math.exp(-scatter)
+    high = law.loss(best.cost.active, tokens * each * (1 - RATE_ERROR), text.bytes) * math.exp(scatter)
+    total = seconds - search.left(seconds, best.run.train.compile) + tokens / best.rate
+    used = energy.estimate(total, grid=grid)
+    return Plan(
+        run=best.run, budget_seconds=seconds, seconds=total, tokens=tokens, epochs=tokens / text.tokens, parameters=best.cost.parameters,
+        flops_per_token=best.cost.training_flops, tokens_per_second=best.rate, rate_measured=best.shape in search.timed,
+        share_of_peak=best.rate * best.cost.training_flops / machine.peak, bits_per_byte=best.loss, low=low, high=high,
+        nats_per_token=best.loss * math.log(2) * each, memory=best.memory, machine_memory=machine.memory,
+        watt_hours=used.joules / 3600, energy=used.line(), law=law.source, why=tuple(_why(best, options, tokens * each, text, law)))
+
+
+def _uncertainty(law: scaling.Law, parameters: float, data: float) -> float:
+    """Scatter of log loss to expect around the law, doubled for every factor of ten beyond the runs it was fitted to."""
+    beyond = 0.0
+    for value, key in ((parameters, "parameters"), (data, "data")):
+        low, high = law.facts.get(key, (value, value))
+        beyond = max(beyond, math.log10(low / value), math.log10(value / high))
+    return max(law.residual, abs(law.facts.get("held_out_error", 0.0))) * 2**beyond
+
+
+def _why(best: Option, options: Sequence[Option], data: float, text: Text, law: scaling.Law) -> list[str]:
+    lines = []
+    by_size = sorted(options, key=lambda o: o.cost.parameters)
+    at = by_size.index(best)
+    around = [o for o in by_size[max(0, at - 1):at + 2] if o is not best]
+    if around:
+        lines.append("why this size: " + " and ".join(
+            f"{o.cost.parameters / 1e6:.3g} M would reach {o.loss:.3f}" for o in around) + f" in the same time, this one {best.loss:.3f}")
+    if data > text.bytes:
+        worth = scaling.effective(data, text.bytes)
+        lines.append(f"the text is repeated: {data / 1e6:.3g} MB read are worth {worth / 1e6:.3g} MB of new text; more text would help")
+    for name, value, unit in (("parameters", best.cost.active / 1e6, "M parameters"), ("data", data / 1e6, "MB")):
+        low, high = (x / 1e6 for x in law.facts.get(name, (0.0, math.inf)))
+        if not low <= value <= high:
+            lines.append(f"beyond the law's runs ({low:.3g} to {high:.3g} {unit}): the interval is widened")
+    return lines
+
+
+@functools.cache
+def _cost_of(shape: Shape, name: str, fields: tuple[tuple[str, Any], ...], vocab: int) -> Cost:
+    part = shape.part(Part(name, dict(fields)))
+    return Cost.of(on_meta(part.with_fields(vocab=vocab, context=shape.context)), shape.context)
+
+
+def _cost(shape: Shape, template: Part, vocab: int) -> Cost:
+    return _cost_of(shape, template.name, tuple(sorted(template.fields.items())), vocab)
