@@ -79,11 +79,16 @@ class Model(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Normal(0, 0.02); the two layers that write into the residual stream are scaled by 1/sqrt(2 layers) (GPT-2)."""
+        """Normal(0, 0.02); zero in the two layers that write into the residual stream, so that each block starts as identity.
+
+        Zhang, Dauphin & Ma 2019, https://arxiv.org/abs/1901.09321; 350 steps of Muon on characters end at 1.634 nats
+        instead of 1.652 (docs/log.md).
+        """
         for name, p in self.named_parameters():
-            if p.ndim > 1:
-                into_stream = name.endswith(("attn.o.weight", "mlp.down.weight"))
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.config.layers) if into_stream else 0.02)
+            if name.endswith(("attn.o.weight", "mlp.down.weight")):
+                nn.init.zeros_(p)
+            elif p.ndim > 1:
+                nn.init.normal_(p, std=0.02)
 
     def features(self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"] | None = None,
                  cache: list[Cache] | None = None) -> Float[Tensor, "B T D"]:

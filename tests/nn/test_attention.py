@@ -11,6 +11,14 @@ from meristem.nn.linear import compute_in
 from meristem.nn.position import rotary, rotate
 
 
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """Every weight moved: blocks start as the identity, and a test of an identity tests nothing."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 16), st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]))
 def test_chunks_equal_one_masked_product(length, chunk, heads):
@@ -21,7 +29,7 @@ def test_chunks_equal_one_masked_product(length, chunk, heads):
 
 
 def test_a_token_never_changes_what_came_before_it():
-    model = Model(Config(vocab=50, dim=32, layers=2, heads=4, groups=2, context=300)).eval()
+    model = shaken(Model(Config(vocab=50, dim=32, layers=2, heads=4, groups=2, context=300)))
     tokens = torch.randint(50, (1, 300))
     with torch.no_grad():
         before = model(tokens)
@@ -31,17 +39,18 @@ def test_a_token_never_changes_what_came_before_it():
             after = model(changed)
             assert torch.equal(after[:, :at], before[:, :at])
             assert not torch.equal(after[:, at], before[:, at])
+            assert at == 299 or not torch.equal(after[:, -1], before[:, -1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_cache_gives_what_the_whole_sequence_gives(dtype):
-    model = compute_in(Model(Config(vocab=50, dim=32, layers=2, heads=4, groups=2, context=64, qk_norm=True)).eval(), dtype)
+    model = compute_in(shaken(Model(Config(vocab=50, dim=32, layers=2, heads=4, groups=2, context=64, qk_norm=True))), dtype)
     tokens = torch.randint(50, (3, 20))
     cache = model.caches(3, 32)
     with torch.no_grad():
         whole = model(tokens)
         parts = [model(tokens[:, a:b], torch.arange(a, b).expand(3, -1), cache) for a, b in ((0, 7), (7, 8), (8, 20))]
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.03)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
 
 
 def test_rows_of_different_length_share_a_cache():
