@@ -5,13 +5,25 @@ called, so an annotation that lies fails a test.
 """
 import os
 import tempfile
+from pathlib import Path
+from shutil import copy
+
+import pytest
+from jaxtyping import install_import_hook
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
                   OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"), TORCHDYNAMO_DISABLE="1", NO_COLOR="1",
                   COLUMNS="100")
 os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="meristem-tests-"))
-
-from jaxtyping import install_import_hook
-
 install_import_hook(["meristem.nn", "meristem.models", "meristem.objectives", "meristem.generate", "meristem.adapt",
                      "meristem.train.optim", "meristem.plan.scaling"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def real_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 small real sources: modules of this Python's standard library, 3 to 16 kB each."""
+    folder = tmp_path_factory.mktemp("real-files")
+    sources = [p for p in sorted(Path(os.__file__).parent.glob("*.py")) if 3_000 < p.stat().st_size < 16_000]
+    for path in sources[:60]:
+        copy(path, folder / path.name)
+    return folder

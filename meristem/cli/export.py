@@ -1,11 +1,11 @@
 """`meristem export`: a model for other programs, refused unless it computes the same after reloading."""
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from meristem.cli.common import Answer, model_folder
-from meristem.core.errors import RequestError, nearest
+from meristem.core.errors import MachineError, RequestError, nearest
 
 FORMATS = {"hf": "Hugging Face folder: config.json, model.safetensors, tokenizer.json"}
 
@@ -25,6 +25,28 @@ def export(
     """
     if to not in FORMATS:
         raise RequestError(f"no format {to!r}; {nearest(to, FORMATS)}")
-    from meristem.hub.hf import export as write
-    facts = write(model_folder(model), out.expanduser())
-    return Answer(facts, f"{out}: {facts['parameters']:,} parameters, {facts['bytes']:,} bytes; reloaded, logits equal")
+    facts = _write(model_folder(model), out.expanduser())
+    return Answer(facts, f"{out}: {facts['parameters']:,} parameters; reloaded, logits equal")
+
+
+def _write(source: Path, out: Path) -> dict[str, Any]:
+    """Save, load again, compare logits on random ids; MachineError (and nothing left behind) when they differ."""
+    import shutil
+
+    import torch
+
+    from meristem.core.files import claim
+    from meristem.hub import hf
+    loaded = hf.load(source)
+    claim(out, "export", lambda folder: False)
+    hf.save(out, loaded.family, loaded.config, loaded.module, loaded.codec)
+    again = hf.load(out)
+    length, generator = min(64, loaded.config.context), torch.Generator().manual_seed(0)
+    ids = torch.randint(0, loaded.config.vocab, (2, length), generator=generator)
+    with torch.no_grad():
+        gap = float((loaded.module(ids).float() - again.module(ids).float()).abs().max())
+    if gap != 0.0:
+        shutil.rmtree(out)
+        raise MachineError(f"the reloaded model's logits differ by {gap:.3g}, so {out} was removed; {source} may be damaged")
+    return {"model": str(source), "out": str(out), "format": "hf", "max_difference": gap,
+            "parameters": sum(p.numel() for p in again.module.parameters())}

@@ -7,15 +7,15 @@ Every stage is a public function of its own folder; here is only their order and
 recognises by hashes what it has already done, so the same call again goes on where it was. The folder:
 
     OUT/quickstart.json   what was asked, seconds of each stage
-    OUT/corpus/  plan.json  base/  fill/ (run folders)  energy.json  report.html
+    OUT/corpus/  plan.json  base/  fill/ (run folders)  report.html
 """
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meristem.core.config import Part, edit, from_dict, to_dict
 from meristem.core.errors import RequestError
@@ -23,10 +23,16 @@ from meristem.core.files import claim, digest_bytes, read_json, write_json
 from meristem.core.progress import SILENT, Progress
 from meristem.core.run import Run
 
+if TYPE_CHECKING:                       # `meristem list` reads this folder and must not pay for torch
+    from meristem.corpus.store import Corpus
+    from meristem.evals.subject import Subject
+    from meristem.plan.plan import Plan, Rate
+
 STATE, PLAN, ENERGY = "quickstart.json", "plan.json", "energy.json"
 SMALLEST = 60.0                         # seconds; below it compiling and scoring leave nothing to train with
 BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
 VOCAB = 4096
+VALIDATION_TOKENS = 1 << 17
 # Shares of what is left of the budget after the stages before: measured so that 90 s and 5 min both end on time.
 PRETRAIN, ADAPT = 0.60, 0.45
 
@@ -62,47 +68,49 @@ class Ledger:
 
 
 def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh: bool = False,
-               edits: Mapping[str, Any] | None = None, limit: int = 0, progress: Progress = SILENT) -> dict[str, Any]:
+               edits: Mapping[str, Any] | None = None, limit: int = 0, rate: "Rate | None" = None,
+               progress: Progress = SILENT) -> dict[str, Any]:
     """Run the lifecycle on `paths` (none: the Python standard library) in `out`; returns the facts of its summary.
 
-    `edits` change the planned run (field.path -> value) and `limit` the items a task is asked. RequestError: a budget
-    that is too small, an `out` that holds something else.
+    `edits` change the planned run (field.path -> value) and `limit` the items a task is asked; `rate`
+    replaces the timing of shapes. RequestError: a budget that is too small, an `out` that holds something else.
     """
     if not budget_seconds >= SMALLEST:
         raise RequestError(f"a budget of {budget_seconds:g} s is too small: compiling and scoring alone take most of "
                            f"it; the smallest that works is --budget {SMALLEST:g}s")
     ledger = _open(out, {"paths": [str(p.resolve()) for p in paths], "budget_seconds": budget_seconds}, fresh, progress)
-    corpus, codec = _corpus(paths, out, budget_seconds, ledger, progress)
-    plan = _plan(corpus, codec, out, budget_seconds, edits or {}, ledger, progress)
-    base_run = from_dict(Run, plan["run"])
+    corpus = _corpus(paths, out, budget_seconds, ledger, progress)
+    run = _plan(corpus, out, budget_seconds, edits or {}, rate, ledger, progress)
     from meristem.train.run import pretrain
-    with ledger.stage("pretrain"):
-        base = pretrain(base_run, out / "base", progress=progress)
-    fill = _adapt(base_run, base, out, budget_seconds, edits or {}, ledger, progress)
+    with ledger.stage("pretrain"), _metered(out / "base"):
+        base = pretrain(run, out / "base", progress=progress)
+    fill = _adapt(run, base, out, budget_seconds, edits or {}, ledger, progress)
     with ledger.stage("evaluate"):
         scores = _evaluate(corpus, base, fill, limit, progress)
     with ledger.stage("account"):
-        report = _account(out, base, fill, ledger, progress)
+        report = _account(out, base, fill, progress)
     facts = {"out": str(out), "corpus": str(corpus.folder), "base": str(base), "fill": str(fill) if fill else None,
              "report": str(report), "scores": scores, "seconds": dict(ledger.seconds),
              "total_seconds": round(ledger.spent, 1)}
     return {**facts, "summary": summary(facts)}
 
 
-def make_plan(corpus: Any, seconds: float, *, codec: Part | None = None, progress: Progress = SILENT) -> Any:
-    """The `Plan` for training on `corpus` for so many seconds on this machine; the shape itself is timed."""
+def make_plan(corpus: "Corpus", seconds: float, *, rate: "Rate | None" = None, progress: Progress = SILENT) -> "Plan":
+    """The plan for training on `corpus` for so many seconds on this machine; by default the shapes are really timed."""
     from meristem.core import machine
     from meristem.data.shards import tokenise
     from meristem.plan import plan
     from meristem.train import probe
     from meristem.train.run import codec_of
-    part = codec or Part("bpe", {"vocab": VOCAB})
+    part = Part("bpe", {"vocab": VOCAB})
+    codec = codec_of(part, corpus, progress)
+    shards = tokenise(corpus, codec, progress)
     progress.stage("plan")
-    shards = tokenise(corpus, codec_of(part, corpus, progress), progress)
-    return plan.make(seconds, corpus, shards, machine.measured(), probe.tokens_per_second)
+    text = plan.Text.of(corpus, shards, codec, part)
+    return plan.make(seconds, text, machine.measured(), rate or probe.tokens_per_second)
 
 
-def judged(folder: Path, name: str) -> Any:
+def judged(folder: Path, name: str) -> "Subject":
     """The model in a run or model folder as `evals` asks it; a run folder keeps its certificates."""
     from meristem.evals.subject import Subject
     from meristem.hub import hf
@@ -144,7 +152,8 @@ def _open(out: Path, request: dict[str, Any], fresh: bool, progress: Progress) -
     return ledger
 
 
-def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, progress: Progress) -> tuple[Any, Part]:
+def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, progress: Progress) -> "Corpus":
+    """Curate and tokenise; RequestError when the files are not those that the folder was begun with."""
     from meristem.corpus.curate import curate
     from meristem.corpus.find import standard_library
     from meristem.data.shards import tokenise
@@ -156,25 +165,31 @@ def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, pro
         if ledger.facts.get("corpus", corpus.hash) != corpus.hash:
             raise RequestError(f"the files that {out} was made from have changed; choose another --out, or add --fresh")
         ledger.write(corpus=corpus.hash)
-    codec = Part("bpe", {"vocab": VOCAB})
     with ledger.stage("tokenise"):
-        tokenise(corpus, codec_of(codec, corpus, progress), progress)
-    return corpus, codec
+        tokenise(corpus, codec_of(Part("bpe", {"vocab": VOCAB}), corpus, progress), progress)
+    return corpus
 
 
-def _plan(corpus: Any, codec: Part, out: Path, budget: float, edits: Mapping[str, Any], ledger: Ledger,
-          progress: Progress) -> dict[str, Any]:
-    """The plan on file when it answers this corpus, budget and edits; else a new one for what is left of the budget."""
+def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], rate: "Rate | None", ledger: Ledger,
+          progress: Progress) -> Run:
+    """The run of the plan on file when that answers this corpus, budget and edits; else of a new plan."""
     key = digest_bytes(corpus.hash, repr(budget), repr(sorted(edits.items())))
     path = out / PLAN
     if path.is_file() and (old := read_json(path)).get("key") == key:
-        return old
+        return from_dict(Run, old["run"])
     with ledger.stage("plan"):
-        made = make_plan(corpus, (budget - ledger.spent) * PRETRAIN, codec=codec, progress=progress)
-        run = edit(made.run(str(corpus.folder)), edits)
-        facts = {**made.to_dict(), "run": to_dict(run), "key": key}
-        write_json(path, facts)
-    return facts
+        made = make_plan(corpus, (budget - ledger.spent) * PRETRAIN, rate=rate, progress=progress)
+        for line in made.explain():
+            progress.say(line)
+        # a validation reads 131 k tokens forward only, at about three times the training rate: keep it to 5 % of the time
+        checks = max(1, min(10, int(0.05 * made.seconds * 3 * made.tokens_per_second / VALIDATION_TOKENS)))
+        steps = made.run.train.steps
+        rhythm = {"train.validate_every": -(-steps // checks), "train.sample_every": -(-steps // 6)}
+        run = edit(replace(made.run, name="quickstart"), {**rhythm, **edits})
+        nats = made.nats_per_token / made.bits_per_byte        # a bit per byte in nats per token
+        write_json(path, {**made.to_dict(), "run": to_dict(run), "key": key, "loss": made.nats_per_token,
+                          "loss_low": made.low * nats, "loss_high": made.high * nats})
+    return run
 
 
 def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[str, Any], ledger: Ledger,
@@ -185,7 +200,7 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
     from meristem.recipes import language
     from meristem.train.run import pretrain
     folder = out / "fill"
-    with ledger.stage("adapt"):
+    with ledger.stage("adapt"), _metered(folder):
         if (folder / "recipe.json").is_file():
             return pretrain(from_dict(Run, read_json(folder / "recipe.json")), folder, progress=progress)
         corpus = Corpus.open(Path(base_run.data.corpus))
@@ -205,7 +220,8 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
         return pretrain(run, folder, progress=progress)
 
 
-def _evaluate(corpus: Any, base: Path, fill: Path | None, limit: int, progress: Progress) -> list[dict[str, Any]]:
+def _evaluate(corpus: "Corpus", base: Path, fill: Path | None, limit: int,
+              progress: Progress) -> list[dict[str, Any]]:
     """Certificates of base and adapted model; the adapted one with paired tests against the base."""
     from meristem.evals.run import evaluate
     subject = judged(base, "base")
@@ -216,10 +232,25 @@ def _evaluate(corpus: Any, base: Path, fill: Path | None, limit: int, progress: 
     return scores
 
 
-def _account(out: Path, base: Path, fill: Path | None, ledger: Ledger, progress: Progress) -> Path:
-    """Energy estimate, model cards and the report."""
+def _account(out: Path, base: Path, fill: Path | None, progress: Progress) -> Path:
+    """Model cards and the report."""
     from meristem.govern import card, report
     progress.stage("account")
     for folder in filter(None, (base, fill)):
         card.write(folder)
     return report.write(out)
+
+
+@contextmanager
+def _metered(folder: Path) -> Iterator[None]:
+    """Add the energy of the block to the run folder's energy.json, once per second of training it caused."""
+    from meristem.plan.energy import Meter
+    path, finished, meter = folder / ENERGY, (folder / "result.json").is_file(), Meter()
+    try:
+        yield
+    finally:
+        if not finished and (folder / "recipe.json").is_file():
+            spent = meter.stop()
+            before = read_json(path) if path.is_file() else {}
+            sums = {key: before.get(key, 0.0) + getattr(spent, key) for key in ("joules", "low", "high", "grams")}
+            write_json(path, {**sums, "method": spent.method, "grid": spent.grid})

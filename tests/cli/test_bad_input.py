@@ -72,7 +72,7 @@ def test_hostile_files_are_refused_one_by_one_and_the_rest_is_read(run, real_fil
     os.mkfifo(folder / "pipe.py")
     result = run("curate", folder, "--out", tmp_path / "out", "--json")
     assert result.status == 0
-    rows = [row for row in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
+    rows = (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()
     for name in ("binary.py", "zero.txt", "line.txt"):
         found = [row for row in rows if f"{name}\"" in row]
         assert found and all('"dropped"' in row for row in found), f"{name} is not accounted for"

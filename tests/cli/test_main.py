@@ -83,7 +83,8 @@ def test_a_closed_pipe_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("text", "value"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("300", 300), ("1.5h", 5400), ("2 min", 120)])
+@pytest.mark.parametrize(("text", "value"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("300", 300), ("1.5h", 5400),
+                                             ("2 min", 120)])
 def test_durations(text: str, value: float) -> None:
     assert seconds(text) == value
 

@@ -1,6 +1,5 @@
 """The verbs on one tiny real run: each does its work, says it in JSON, and the files are there."""
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ def test_curate_says_what_it_kept(run, real_files: Path, corpus: Path) -> None:
 
 
 def test_pretrain_leaves_a_run_folder(trained: Path) -> None:
-    for name in ("recipe.json", "manifest.json", "log.jsonl", "result.json", "model/config.json", "model/tokenizer.json"):
+    for name in ("recipe.json", "manifest.json", "log.jsonl", "result.json", "model/config.json"):
         assert (trained / name).is_file(), name
 
 
@@ -38,10 +37,11 @@ def test_chat_in_a_pipe(run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_adapt_evaluate_export_card(run, corpus: Path, trained: Path, tmp_path: Path) -> None:
     edits = [w for w in TINY if w.startswith("train.")]
     fill = tmp_path / "fill"
-    done = run("adapt", trained, "function_bodies", f"data.corpus={corpus}", *edits, "train.steps=3", "--out", fill, "--json")
+    words = ["function_bodies", f"data.corpus={corpus}", *edits, "train.steps=3", "--out", fill, "--json"]
+    done = run("adapt", trained, *words)
     assert done.status == 0 and (fill / "adapter" / "adapter_config.json").is_file()
-    words = ["evaluate", fill, "--corpus", corpus, "--tasks", "bits_per_byte", "--against", trained, "--limit", "4", "--json"]
-    scores = run(*words).json["scores"]
+    words = ["--corpus", corpus, "--tasks", "bits_per_byte", "--against", trained, "--limit", "4", "--json"]
+    scores = run("evaluate", fill, *words).json["scores"]
     assert scores and all(s["n"] and s["interval"] and s["paired"] for s in scores)
     assert (fill / "evals" / "bits_per_byte.json").is_file()
     exported = run("export", fill, "--to", "hf", "--out", tmp_path / "hf", "--json")
@@ -53,7 +53,8 @@ def test_adapt_evaluate_export_card(run, corpus: Path, trained: Path, tmp_path: 
 def test_show_tells_where_values_come_from(run, tmp_path: Path) -> None:
     facts = run("show", "llama", "train.lr=0.5", "--json").json
     assert facts["recipe"]["train"]["lr"] == 0.5 and facts["parameters"] > 1e6
-    assert [facts["origins"][k] for k in ("train.lr", "train.steps", "train.clip")] == ["edit", "recipe llama", "default"]
+    origins = [facts["origins"][k] for k in ("train.lr", "train.steps", "train.clip")]
+    assert origins == ["edit", "recipe llama", "default"]
     mine = tmp_path / "mine.yaml"
     mine.write_text(run("show", "llama", "train.lr=0.5", "--yaml").out)
     assert yaml.safe_load(mine.read_text())["train"]["lr"] == 0.5
@@ -70,12 +71,13 @@ def test_scientific_notation_in_a_yaml_file(run, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_resumable_run(corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ["pretrain", "llama", *TINY, f"data.corpus={corpus}", "train.steps=100000", "--out", str(folder)]
-    child = subprocess.Popen([sys.executable, "-m", "meristem", *words], stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 60
-    while not ((folder / "log.jsonl").exists() and (folder / "log.jsonl").stat().st_size) and time.monotonic() < deadline:
+    child = subprocess.Popen([sys.executable, "-m", "meristem", *words], stderr=subprocess.PIPE, text=True)
+    log, deadline = folder / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=30)
     assert child.returncode == 130, err
-    assert err.splitlines()[-1] == f"meristem: stopped and saved; the run is resumable: meristem pretrain --from {folder}"
+    resume = f"meristem pretrain --from {folder}"
+    assert err.splitlines()[-1] == f"meristem: stopped and saved; the run is resumable: {resume}"
     assert "Traceback" not in err and any((folder / "checkpoints").iterdir())
