@@ -1,11 +1,12 @@
-"""The ladder of small runs behind `meristem/plan/law.json`: train sizes x token counts, then fit L(N, D) in bits per byte.
+"""The ladder of small runs behind `meristem/plan/law.json`: sizes x token counts, then a fit of L(N, D).
 
     python -m benchmarks.ladder CORPUS                  # about an hour on two cores; resumable, a row a run
     python -m benchmarks.ladder CORPUS --fit            # writes meristem/plan/law.json from the rows
 
-Every run has the batch and learning rate that a plan would give it (`plan.recipe`), so the law holds for planned runs. N is
-the count of parameters in matrix products, D the bytes of text read; the loss is that of the validation split. A row:
-{shape, parameters, non_embedding, tokens, bytes, unique_bytes, loss_nats, bits_per_byte, seconds, lr, batch, seed, corpus}.
+Every run has the batch and learning rate that a plan would give it (`plan.recipe`), so the law holds for planned runs.
+N is the count of parameters in matrix products, D the bytes of text read; the loss is that of the validation split. A
+row: {shape, parameters, non_embedding, tokens, bytes, unique_bytes, loss_nats, bits_per_byte, seconds, lr, batch,
+seed, corpus}.
 """
 import argparse
 import json
@@ -33,7 +34,7 @@ SIZES = "64x3,128x3,192x4,256x6"
 TOKENS = "5e5,1e6,2e6,4e6,8e6"
 VOCAB = 4096
 PRIOR = 1e-3
-LARGEST = 2.0e14                        # FLOPs: a corner of the grid beyond this takes too long and no budget of minutes goes there
+LARGEST = 2.0e14                        # FLOPs: runs beyond take too long, and no budget of minutes goes there
 SMALLEST_RATIO = 0.25                   # tokens a parameter: fewer is no training
 
 
@@ -66,17 +67,21 @@ def climb(folder: Path, sizes: list[str], tokens: list[float], work: Path, rows:
     priced = sorted(((6 * _parameters(s, text) * t, s, t) for s, t in plain), key=lambda x: x[0])
     done = {(r["shape"], r["asked"], r["seed"], r["corpus"]) for r in rows_of(rows)}
     for flops, shape, count in priced:
-        if flops > LARGEST or count < SMALLEST_RATIO * _parameters(shape, text) or (shape.name, count, template.seed, corpus.hash) in done:
+        if flops > LARGEST or count < SMALLEST_RATIO * _parameters(shape, text):
+            continue
+        if (shape.name, count, template.seed, corpus.hash) in done:
             continue
         run = recipe(shape, count, text, template)
-        run = replace(run, name=f"ladder-{shape.name}-{count:.0e}", train=replace(run.train, dtype=machine.measured().best_dtype))
+        run = replace(run, name=f"ladder-{shape.name}-{count:.0e}",
+                      train=replace(run.train, dtype=machine.measured().best_dtype))
         out = work / f"{run.name}-{template.seed}"
         pretrain(run, out)
         row = row_of(run, out, shape, count, text, corpus)
         rows.parent.mkdir(parents=True, exist_ok=True)
         with open(rows, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
-        print(f"{shape.name:>8} {row['tokens'] / 1e6:6.2f} M tokens  {row['bits_per_byte']:.4f} bits/byte  {row['seconds']:6.1f} s", flush=True)
+        print(f"{shape.name:>8} {row['tokens'] / 1e6:6.2f} M tokens  {row['bits_per_byte']:.4f} bits/byte  "
+              f"{row['seconds']:6.1f} s", flush=True)
         shutil.rmtree(out)
 
 
@@ -88,14 +93,17 @@ def row_of(run: Run, out: Path, shape: Shape, asked: float, text: Text, corpus: 
     each = held_out.bytes / len(held_out.tokens)
     return {"shape": shape.name, "asked": asked, "parameters": manifest["parameters"],
             "non_embedding": manifest["parameters"] - text.vocab * shape.dim, "tokens": tokens,
-            "bytes": round(tokens * text.bytes_per_token), "unique_bytes": text.bytes, "loss_nats": result["validation"],
-            "bits_per_byte": result["validation"] / math.log(2) / each, "seconds": result["train_seconds"], "lr": run.train.lr,
+            "bytes": round(tokens * text.bytes_per_token), "unique_bytes": text.bytes,
+            "loss_nats": result["validation"],
+            "bits_per_byte": result["validation"] / math.log(2) / each, "seconds": result["train_seconds"],
+            "lr": run.train.lr,
             "batch": run.train.batch, "context": run.train.context, "seed": run.seed, "corpus": corpus.hash}
 
 
 def fit(rows: list[dict]) -> scaling.Law:
     """The law through all rows, with what it rests on and how well it forecast the largest run without seeing it."""
-    points = np.array([[r["parameters"], scaling.effective(r["bytes"], r["unique_bytes"]), r["bits_per_byte"]] for r in rows])
+    points = np.array([[r["parameters"], scaling.effective(r["bytes"], r["unique_bytes"]), r["bits_per_byte"]]
+                       for r in rows])
     seeds, corpora = sorted({r["seed"] for r in rows}), sorted({r["corpus"] for r in rows})
     source = (f"fitted to {len(rows)} runs of benchmarks/ladder.py on corpus {corpora[0][:12]}, seed {seeds[0]}: "
               "bits per byte of its validation split")
@@ -104,7 +112,8 @@ def fit(rows: list[dict]) -> scaling.Law:
     without = scaling.fit(np.delete(points, last, 0), unit="bits/byte", prior=PRIOR)
     held_out = math.log(points[last, 2] / without.loss(*points[last, :2]))
     return replace(law, facts={"runs": len(rows), "parameters": [points[:, 0].min(), points[:, 0].max()],
-                               "data": [points[:, 1].min(), points[:, 1].max()], "held_out_error": held_out, "prior": PRIOR,
+                               "data": [points[:, 1].min(), points[:, 1].max()], "held_out_error": held_out,
+                               "prior": PRIOR,
                                "corpora": corpora, "seeds": seeds})
 
 
@@ -115,7 +124,7 @@ def main() -> None:
     parse.add_argument("--sizes", default=SIZES, help="shapes of plan.SHAPES, width x layers")
     parse.add_argument("--tokens", default=TOKENS)
     parse.add_argument("--seed", type=int, default=0)
-    parse.add_argument("--optimizer", default="adamw", choices=["adamw", "muon"])
+    parse.add_argument("--optimizer", default="muon", choices=["adamw", "muon"])
     parse.add_argument("--work", type=Path, default=Path("runs/ladder"), help="folder of the runs under way")
     parse.add_argument("--rows", type=Path, default=ROWS)
     parse.add_argument("--fit", action="store_true", help="fit the rows and write the package's law")

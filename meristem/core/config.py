@@ -9,9 +9,9 @@ import dataclasses
 import functools
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from meristem.core.errors import RequestError, nearest
 
@@ -56,7 +56,8 @@ def edit(config: T, edits: Edits) -> T:
     """`config` with dotted paths replaced, validated; RequestError lists every mistake on one line."""
     tree: dict[str, Any] = to_dict(config)
     problems: list[str] = []
-    named_first = sorted(edits.items(), key=lambda item: not item[0].endswith("name"))     # a new name empties a part's fields
+    # a new name empties a part's fields
+    named_first = sorted(edits.items(), key=lambda item: not item[0].endswith("name"))
     for path, value in named_first:
         _place(tree, type(config), path, value, problems)
     return _validate(type(config), tree, problems)
@@ -154,7 +155,7 @@ def _validate(kind: type[T], tree: dict[str, Any], problems: list[str]) -> T:
     import pydantic
     known = _keep_known(kind, tree)
     try:
-        value = _adapter(kind).validate_python(known)
+        value = _adapter(cast(Hashable, kind)).validate_python(known)
     except pydantic.ValidationError as error:
         for e in error.errors():
             where = ".".join(str(x) for x in e["loc"] if not str(x).startswith(("function-", "dataclass")))
@@ -169,7 +170,8 @@ def _keep_known(kind: Any, tree: Any) -> Any:
     if not isinstance(tree, Mapping) or kind is Part:
         return tree
     hints = _hints(kind)
-    return {k: _keep_known(inner, v) if (inner := _dataclass_of(hints[k])) else v for k, v in tree.items() if k in hints}
+    return {k: _keep_known(inner, v) if (inner := _dataclass_of(hints[k])) else v
+            for k, v in tree.items() if k in hints}
 
 
 @functools.cache

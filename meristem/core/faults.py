@@ -1,8 +1,9 @@
 """Named points where a test may break the program: `MERISTEM_FAULT="ckpt.manifest:2:kill"` kills it there, second time.
 
-`name:count:what[,name:count:what]`, with `what` one of kill (SIGKILL to itself, as the kernel's out-of-memory killer does),
-term (SIGTERM, as a scheduler does before it takes the machine) and error (OSError "no space left", as a disk does). `count`
-is the visit at which it happens, from 1. Without the variable a point costs one test of an empty dictionary.
+`name:count:what[,name:count:what]`, with `what` one of kill (SIGKILL to itself, as the kernel's out-of-memory killer
+does), term (SIGTERM, as a scheduler does before it takes the machine) and error (OSError "no space left", as a disk
+does). `count` is the visit at which it happens, from 1. Without the variable a point costs one test of an empty
+dictionary.
 
 | point | where |
 | --- | --- |

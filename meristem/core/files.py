@@ -59,7 +59,8 @@ def write_bytes(path: Path, raw: bytes) -> None:
         sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise MachineError(f"could not write {path}: {error.strerror}; free some space or choose another folder") from error
+        raise MachineError(f"could not write {path}: {error.strerror}; "
+                           "free some space or choose another folder") from error
 
 
 def read_json(path: Path) -> Any:
@@ -84,11 +85,12 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def committed(folder: Path, extra: dict[str, Any] | None = None, point: Callable[[str], None] = lambda name: None) -> Iterator[Path]:
+def committed(folder: Path, extra: dict[str, Any] | None = None,
+              point: Callable[[str], None] = lambda name: None) -> Iterator[Path]:
     """Write a folder that appears whole or not at all: `with committed(path) as tmp: ...` fills `tmp`.
 
-    A folder that was there is replaced in one step. `extra` is stored inside the manifest. `point(name)` is called at each
-    named step, for fault tests. MachineError when the disk refuses; what was there before is then untouched.
+    A folder that was there is replaced in one step. `extra` is stored inside the manifest. `point(name)` is called at
+    each named step, for fault tests. MachineError when the disk refuses; what was there before is then untouched.
     """
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -111,7 +113,7 @@ def committed(folder: Path, extra: dict[str, Any] | None = None, point: Callable
             os.rename(temporary, folder)
         sync(folder.parent)
         point("renamed")
-    except (OSError, SafetensorError) as error:                # safetensors' writer reports a full disk in its own class
+    except (OSError, SafetensorError) as error:                # safetensors has its own class for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise MachineError(f"could not write {folder}: {error}; free some space or choose another folder") from error
     except BaseException:
@@ -120,9 +122,10 @@ def committed(folder: Path, extra: dict[str, Any] | None = None, point: Callable
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders in one step (Linux renameat2), so that a kill leaves one of them whole at `old`; elsewhere in two."""
+    """Swap two folders in one step (Linux renameat2), so that a kill leaves a whole one at `old`; elsewhere in two."""
     try:
-        swapped = ctypes.CDLL(None).renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0
+        renameat2 = ctypes.CDLL(None).renameat2
+        swapped = renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0
     except (AttributeError, OSError, TypeError):
         swapped = False
     if not swapped:
@@ -160,7 +163,8 @@ def claim(folder: Path, kind: str, same: Callable[[Path], bool]) -> None:
     if folder.is_file():
         raise RequestError(f"{folder} is a file; give --out a folder")
     if folder.is_dir() and any(folder.iterdir()) and not same(folder):
-        raise RequestError(f"{folder} already holds something that is not this {kind}; choose another --out or remove it first")
+        raise RequestError(f"{folder} already holds something that is not this {kind}; "
+                           "choose another --out or remove it first")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

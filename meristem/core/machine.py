@@ -1,8 +1,8 @@
 """What this machine is and what it can do: threads, memory, a compiler, and the rates it was measured at.
 
-`measured()` runs each measurement once (about two seconds) and keeps the answer in the user's cache folder; plans and the
-"share of peak" of a training run are judged by it. fp16 is never tried: on CPUs it runs at 1 GFLOP/s, a 900th of bf16.
-`python -m meristem.core.machine` prints what was found.
+`measured()` runs each measurement once (about two seconds) and keeps the answer in the user's cache folder; plans and
+the "share of peak" of a training run are judged by it. fp16 is never tried: on CPUs it runs at 1 GFLOP/s, a 900th of
+bf16. `python -m meristem.core.machine` prints what was found.
 """
 import ctypes
 import dataclasses
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from meristem.core.errors import MeristemError
 from meristem.core.files import digest_bytes, write_json
@@ -40,8 +40,8 @@ class Machine:
     compiler: bool
 
     @property
-    def best_dtype(self) -> str:
-        """"bfloat16" where the processor accelerates it, else "float32" (without AVX512-BF16 or AMX, bf16 is the slower)."""
+    def best_dtype(self) -> Literal["bfloat16", "float32"]:
+        """"bfloat16" where the processor accelerates it (AVX512-BF16, AMX), else "float32"."""
         return "bfloat16" if self.matmul_bf16 > self.matmul_fp32 else "float32"
 
     @property
@@ -161,7 +161,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _quota() -> int:
-    """Whole cores a container may use at once (cgroup v2 `cpu.max` is "quota period"), or a large number without a limit."""
+    """Whole cores a container may use at once (cgroup v2 `cpu.max`: "quota period"), a large number without a limit."""
     quota, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
     return max(1, int(quota) // int(period)) if quota.isdigit() and period.strip().isdigit() else 1 << 20
 

@@ -18,7 +18,8 @@ SHARED = {"base"}                      # files of a folder that are its common g
 def names(kind: str) -> list[str]:
     """Every entry of one kind ("models", "objectives", "evals.tasks"), found by listing the folder; imports none."""
     folder = Path(__file__).parent.parent.joinpath(*kind.split("."))
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_") and m.name not in SHARED)
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")
+                  and m.name not in SHARED)
 
 
 def load(kind: str, name: str) -> ModuleType:

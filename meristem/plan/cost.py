@@ -6,8 +6,8 @@
 
 A matrix product of a [T, I] by an [I, O] matrix is 2 I O FLOPs a token; backward is twice forward. Attention's two
 products over a context of T are 2 * 2 * T * heads * head_dim a token when the whole square is counted, as PaLM
-(Chowdhery et al. 2022, appendix B) and nanoGPT do, and half of that when only the causal triangle is; softmax, norms and
-rotations are below 1 % and left out, as everywhere in the literature.
+(Chowdhery et al. 2022, appendix B) and nanoGPT do, and half of that when only the causal triangle is; softmax, norms
+and rotations are below 1 % and left out, as everywhere in the literature.
 """
 from dataclasses import dataclass
 
@@ -47,7 +47,8 @@ class Cost:
         vocab = max((m.num_embeddings for m in tables), default=0)
         attended = sum(a.heads * a.head_dim for a in attentions)
         head = {id(m.weight) for m in linears if m.out_features == vocab}
-        # Kept for backward: each product's input and output in bf16, its share of two fp32 norms a block, and attention's
+        # Kept for backward: each product's input and output in bf16, its share of two fp32 norms a block, and
+        # attention's
         # probabilities in both types over the causal half. Fused (compiled) code keeps less, eager code a little more.
         kept = sum(2 * (m.in_features + m.out_features) for m in linears if id(m.weight) not in head)
         kept += sum(6 * a.heads * context // 2 + 2 * 4 * width for a in attentions)
@@ -55,12 +56,14 @@ class Cost:
             parameters=sum(p.numel() for p in module.parameters()),
             embedding=sum(m.weight.numel() for m in tables if id(m.weight) not in used),
             linear_flops=sum(2 * m.in_features * m.out_features for m in linears),
-            attention_flops=2 * 2 * context * attended, context=context, width=width, activation_bytes=kept, vocab=vocab,
+            attention_flops=2 * 2 * context * attended, context=context, width=width, activation_bytes=kept,
+            vocab=vocab,
             matrices=sum(m.weight.numel() for m in linears if id(m.weight) not in tabled | head))
 
     @property
     def active(self) -> int:
-        """Parameters that take part in a matrix product: the N of a scaling law (an untied lookup table is not in it)."""
+        """Parameters that take part in a matrix product: the N of a scaling law (an untied lookup table is not in
+        it)."""
         return self.parameters - self.embedding
 
     @property
@@ -85,7 +88,8 @@ class Cost:
         """
         moments = 2 * self.parameters - (self.matrices if optimizer == "muon" else 0)
         return {"weights": 4 * self.parameters, "gradients": 4 * self.parameters, "moments": 4 * moments,
-                "casts": 2 * self.active, "activations": tokens * self.activation_bytes, "logits": tokens * self.vocab * (2 + 4 + 4),
+                "casts": 2 * self.active, "activations": tokens * self.activation_bytes,
+                "logits": tokens * self.vocab * (2 + 4 + 4),
                 "snapshot": 4 * (self.parameters + moments)}
 
 
@@ -108,7 +112,8 @@ def palm_flops(parameters: int, layers: int, heads: int, head_dim: int, context:
 
 
 def decoder_flops(layers: int, width: int, vocab: int, context: int, hidden: int | None = None) -> int:
-    """Forward FLOPs of one sequence through a GPT-2-shaped decoder, whole attention square, two-matrix MLP (nanoGPT)."""
+    """Forward FLOPs of one sequence through a GPT-2-shaped decoder, whole attention square, two-matrix MLP
+    (nanoGPT)."""
     hidden = 4 * width if hidden is None else hidden
     block = 2 * context * (4 * width * width + 2 * width * hidden) + 2 * 2 * context * context * width
     return layers * block + 2 * context * width * vocab

@@ -6,8 +6,8 @@
     estimate(seconds=300, threads=2)    # the model alone, for a plan
 
 The model: share of the processor's rated power by threads used, plus 0.375 W a GB of memory (3 W for 8 GB, codecarbon's
-constant). Its band is wide on purpose: rated power says little about a shared, turbo-clocked core. Published footprints use
-`megawatt_hours` and `tonnes`: hours x watts x PUE x kg/kWh (LLaMA, Touvron et al. 2023, section 6).
+constant). Its band is wide on purpose: rated power says little about a shared, turbo-clocked core. Published
+footprints use `megawatt_hours` and `tonnes`: hours x watts x PUE x kg/kWh (LLaMA, Touvron et al. 2023, section 6).
 """
 import os
 import time
@@ -23,13 +23,17 @@ MEMORY_WATTS = 0.375e-9                 # a byte
 GRID = {"world": 475.0, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441, "POL": 661.926,
         "SWE": 40.695, "NOR": 30.08}
 # Rated watts of a device (mlco2's gpus.csv, codecarbon's cpu_power.csv).
-DEVICE_WATTS = {"H100 SXM": 700, "A100 SXM4-80": 400, "A100 PCIe": 250, "V100-SXM2-32": 300, "EPYC 9555": 360, "EPYC 9755": 500}
+DEVICE_WATTS = {"H100 SXM": 700, "A100 SXM4-80": 400, "A100 PCIe": 250, "V100-SXM2-32": 300, "EPYC 9555": 360,
+                "EPYC 9755": 500}
 # Part of the processor's name -> (rated watts, hardware threads), first match; makers' data sheets.
-CPUS = {"EPYC 9755": (500, 256), "EPYC 9555": (360, 128), "EPYC": (280, 128), "Platinum 8480": (350, 112), "Xeon": (205, 56),
-        "Ryzen 9 7950X": (170, 32), "Ryzen": (105, 16), "Core(TM) i9": (125, 24), "Core(TM)": (65, 12), "Ultra": (65, 16),
+CPUS = {"EPYC 9755": (500, 256), "EPYC 9555": (360, 128), "EPYC": (280, 128), "Platinum 8480": (350, 112),
+        "Xeon": (205, 56),
+        "Ryzen 9 7950X": (170, 32), "Ryzen": (105, 16), "Core(TM) i9": (125, 24), "Core(TM)": (65, 12),
+        "Ultra": (65, 16),
         "Apple M": (30, 10), "Neoverse": (250, 96)}
 UNKNOWN = (85, 16)                      # codecarbon's default processor
-BAND = (0.4, 2.5)                       # of the model: an idle sibling thread or a low clock; a lone thread at turbo, losses of the supply
+# of the model: an idle sibling thread or a low clock; a lone thread at turbo, losses of the supply
+BAND = (0.4, 2.5)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class Meter:
             return estimate(seconds, grid=self.grid)
         share = min(1.0, machine.threads() / (os.cpu_count() or 1))
         joules = self.read()
-        return Energy(joules, joules * share, joules * 1.2, f"measured: {len(self.domains)} RAPL domains of the whole processor, "
+        return Energy(joules, joules * share, joules * 1.2,
+                      f"measured: {len(self.domains)} RAPL domains of the whole processor, "
                       "other programs included; supply losses (up to 20 %) are not", self.grid)
 
 
@@ -123,7 +128,8 @@ def _domains(root: Path) -> list[Path]:
         try:
             name = (path / "name").read_text().strip()
             _count(path / "energy_uj")
-        except (OSError, ValueError):                          # root only since 2020 (CVE-2020-8694), absent in containers
+        # root only since 2020 (CVE-2020-8694), absent in containers
+        except (OSError, ValueError):
             continue
         if name.startswith("package") or name == "dram":
             found.append(path)

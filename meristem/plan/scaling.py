@@ -1,10 +1,11 @@
-"""Scaling laws: the loss to expect of N parameters and D units of data, the best split of a budget, fits with intervals.
+"""Scaling laws: the loss to expect of N parameters and D units of data, the best split of a budget, fits with
+intervals.
 
-L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, approach 3), fitted as they
-did: Huber loss of 1e-3 on log L. Repeated data counts for less (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264).
-`HOFFMANN` and `EPOCH` are published fits in nats a token of their vocabulary. `own()` is this project's law for small
-models, fitted by `python -m benchmarks.ladder --fit` on runs of this very trainer: bits and bytes of text, so that it holds
-for any vocabulary.
+L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, approach 3), fitted as
+they did: Huber loss of 1e-3 on log L. Repeated data counts for less (Muennighoff et al. 2023,
+https://arxiv.org/abs/2305.16264). `HOFFMANN` and `EPOCH` are published fits in nats a token of their vocabulary.
+`own()` is this project's law for small models, fitted by `python -m benchmarks.ladder --fit` on runs of this very
+trainer: bits and bytes of text, so that it holds for any vocabulary.
 
     EPOCH.optimal(5.76e23)              # (parameters, tokens) of least loss for that many FLOPs
     law = fit(points); law.interval(points, 7e9, 1.4e12)
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from meristem.core.errors import MachineError, RequestError
 
-REPEAT = 15.387756                      # R*_D: epochs after which more repeats are worth (almost) nothing more; their table
+# R*_D: epochs after which more repeats are worth (almost) nothing more; their table
+REPEAT = 15.387756
 HUBER = 1e-3
 Number = int | float                    # counts are integers, effective counts are not
 OWN = Path(__file__).parent / "law.json"
@@ -62,9 +64,11 @@ class Law:
         return d / n
 
 
-HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28, source="Hoffmann et al. 2022, equation 10 (rounded; gives 50 to 90 tokens a "
+HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28,
+               source="Hoffmann et al. 2022, equation 10 (rounded; gives 50 to 90 tokens a "
                "parameter, not the 20 of their approaches 1 and 2)")
-EPOCH = Law(1.81686, 482.00572, 0.34781, 2085.434, 0.36585, source="Besiroglu et al. 2024, https://arxiv.org/abs/2404.10102")
+EPOCH = Law(1.81686, 482.00572, 0.34781, 2085.434, 0.36585,
+            source="Besiroglu et al. 2024, https://arxiv.org/abs/2404.10102")
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def own() -> Law:
     try:
         return Law(**json.loads(OWN.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise MachineError(f"{OWN.name} of the scaling law is missing or unreadable ({error}); reinstall meristem, or fit it with "
-                           "python -m benchmarks.ladder CORPUS --fit") from None
+        raise MachineError(f"{OWN.name} of the scaling law is missing or unreadable ({error}); reinstall meristem, "
+                           "or fit it with python -m benchmarks.ladder CORPUS --fit") from None
 
 
 def to_json(law: Law) -> dict[str, Any]:
@@ -115,8 +119,8 @@ Points = Float[np.ndarray, "R 3"]       # one run a row: N, D, loss
 def fit(points: Points, *, unit: str = "nats/token", source: str = "", prior: float = 0.0) -> Law:
     """Fit L(N, D) to runs: the best of a grid of 3,750 starts, polished by L-BFGS.
 
-    `prior` > 0 pulls both exponents towards 0.35 (the published fits agree within 0.02) by prior * (x - 0.35)^2 on the mean
-    Huber loss: a ladder of a dozen small runs cannot tell five constants apart without it.
+    `prior` > 0 pulls both exponents towards 0.35 (the published fits agree within 0.02) by prior * (x - 0.35)^2 on the
+    mean Huber loss: a ladder of a dozen small runs cannot tell five constants apart without it.
     """
     logs = _logs(points)
     grid = torch.cartesian_prod(*(torch.tensor(v, dtype=torch.float64) for v in GRID.values()))
@@ -153,7 +157,8 @@ def objective(law: Law, points: Points) -> float:
 
 def _logs(points: Points) -> Float[Tensor, "3 R"]:
     if len(points) < 6 or not np.isfinite(points).all() or (points <= 0).any():
-        raise RequestError(f"a fit of five constants needs at least 6 runs of positive size, data and loss; there are {len(points)}")
+        raise RequestError(f"a fit of five constants needs at least 6 runs of positive size, data and loss; "
+                           f"there are {len(points)}")
     return torch.tensor(points, dtype=torch.float64).log().T
 
 
@@ -176,7 +181,8 @@ def _polish(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float) -
 
         def closure(point: Tensor = point, solver: torch.optim.LBFGS = solver) -> Tensor:
             solver.zero_grad()
-            value = _objective(point[None], logs, prior)[0] / HUBER        # in its natural size: 1e-3 is steep to L-BFGS
+            # in its natural size: 1e-3 is steep to L-BFGS
+            value = _objective(point[None], logs, prior)[0] / HUBER
             value.backward()
             return value
 

@@ -5,10 +5,10 @@
         checkpoints.save(step, {"model": {...}, "optim": {...}}, {"seed": 0})
         checkpoints.check()                                            # every step: reports what the writer thread met
 
-`step-000123/` holds one safetensors file a key, state.json and MANIFEST.json (`core.files.committed`). A save copies the
-tensors into buffers that are kept, and a thread writes them while training goes on. No file is ordered by its date, no
-pointer says which is the latest, nothing is pickled, and no tensor's name ever becomes a path. docs/reliability.md lists
-each fault and the test that injects it.
+`step-000123/` holds one safetensors file a key, state.json and MANIFEST.json (`core.files.committed`). A save copies
+the tensors into buffers that are kept, and a thread writes them while training goes on. No file is ordered by its
+date, no pointer says which is the latest, nothing is pickled, and no tensor's name ever becomes a path.
+docs/reliability.md lists each fault and the test that injects it.
 """
 import contextlib
 import json
@@ -56,7 +56,8 @@ class Checkpoints:
         self.lock()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def lock(self) -> None:
@@ -72,7 +73,8 @@ class Checkpoints:
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)
-            raise RequestError(f"{self.folder.parent} is being trained by {holder}; wait for it, stop it, or choose another --out") from None
+            raise RequestError(f"{self.folder.parent} is being trained by {holder}; "
+                               "wait for it, stop it, or choose another --out") from None
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._lock = handle
@@ -98,7 +100,8 @@ class Checkpoints:
         self._pending = step, self._writer.submit(self._write, step, state)
 
     def check(self) -> None:
-        """Report a finished save's failure: a warning, or MachineError from the third in a row on. Costs nothing else."""
+        """Report a finished save's failure: a warning, or MachineError from the third in a row on. Costs nothing
+        else."""
         if self._pending is not None and self._pending[1].done():
             self.wait()
 
@@ -116,9 +119,11 @@ class Checkpoints:
             self.failures += 1
             why = error.__cause__ or error                     # the disk's own words
             if self.failures >= FAILURES:
-                raise MachineError(f"{self.failures} checkpoints in a row could not be written ({why}); training stopped at step "
-                                   f"{step}, older checkpoints are intact: free some space and run the same command again") from error
-            self.progress.warn(f"checkpoint of step {step} could not be written ({why}); training goes on, older ones are intact")
+                raise MachineError(f"{self.failures} checkpoints in a row could not be written ({why}); "
+                                   f"training stopped at step {step}, older checkpoints are intact: "
+                                   "free some space and run the same command again") from error
+            self.progress.warn(f"checkpoint of step {step} could not be written ({why}); "
+                               "training goes on, older ones are intact")
 
     def newest(self) -> Found | None:
         """The newest checkpoint that verifies, as (step, tensors, meta); None when the run has none yet.
@@ -148,7 +153,8 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _steps(self) -> list[tuple[int, Path]]:
-        """(step, folder) of everything that is named like a checkpoint; links and foreign things are not ours to touch."""
+        """(step, folder) of everything that is named like a checkpoint; links and foreign things are not ours to
+        touch."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return [(int(m[1]), p) for p in found if (m := NAME.fullmatch(p.name)) and p.is_dir() and not p.is_symlink()]
 
@@ -172,7 +178,8 @@ class Checkpoints:
         for key, named in tensors.items():
             if not re.fullmatch(r"[a-z][a-z0-9_]*", key):
                 raise ValueError(f"{key!r} cannot name a file of tensors")
-            old, seen = self._buffers.get(key, {}), {}
+            old = self._buffers.get(key, {})
+            seen: dict[tuple[object, ...], str] = {}           # memory -> the first name that has it
             buffers[key], aliases[key] = {}, {}
             for name, tensor in named.items():
                 place = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
@@ -208,8 +215,8 @@ def _read(path: Path, step: int) -> tuple[Tensors, dict[str, Any]]:
     MachineError where it is of another version of meristem: that is no damage, so it is not set aside."""
     state = read_json(path / STATE)
     if state["schema"] != SCHEMA:
-        raise MachineError(f"{path} has schema {state['schema']}, this version of meristem reads {SCHEMA}; use the version that "
-                           "wrote it, or start over from step 0 with --fresh")
+        raise MachineError(f"{path} has schema {state['schema']}, this version of meristem reads {SCHEMA}; "
+                           "use the version that wrote it, or start over from step 0 with --fresh")
     if state["step"] != step:
         raise ValueError(f"it holds step {state['step']}")
     tensors = {}

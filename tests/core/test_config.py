@@ -20,10 +20,13 @@ class Shape:
 
 
 def test_edits_from_words_are_typed():
-    edits = parse_edits(["train.lr=1e-3", "--seed=7", "train.compile=false", "train.betas=[0.9, 0.99]", "name=run-1", "data.corpus=a=b"])
-    assert edits == {"train.lr": 1e-3, "seed": 7, "train.compile": False, "train.betas": [0.9, 0.99], "name": "run-1", "data.corpus": "a=b"}
+    edits = parse_edits(["train.lr=1e-3", "--seed=7", "train.compile=false", "train.betas=[0.9, 0.99]", "name=run-1",
+                         "data.corpus=a=b"])
+    assert edits == {"train.lr": 1e-3, "seed": 7, "train.compile": False, "train.betas": [0.9, 0.99], "name": "run-1",
+                     "data.corpus": "a=b"}
     run = edit(Run("x"), edits)
-    assert (run.train.lr, run.seed, run.train.compile, run.train.betas, run.data.corpus) == (1e-3, 7, False, (0.9, 0.99), "a=b")
+    assert (run.train.lr, run.seed, run.train.compile, run.train.betas, run.data.corpus) == (1e-3, 7, False,
+                                                                                             (0.9, 0.99), "a=b")
 
 
 @pytest.mark.parametrize("word", ["train.lr", "=3", "--"])
@@ -34,18 +37,22 @@ def test_a_word_without_a_value_is_refused(word):
 
 def test_all_mistakes_are_one_error_with_the_nearest_names():
     with pytest.raises(RequestError) as caught:
-        edit(Run("x"), {"train.lrr": 1, "train.steps": "many", "train.optimizer": "sgd", "modell": 3, "train.lr.x": 1, "train.batch": 1.5})
+        edit(Run("x"), {"train.lrr": 1, "train.steps": "many", "train.optimizer": "sgd", "modell": 3, "train.lr.x": 1,
+                        "train.batch": 1.5})
     line = str(caught.value)
     assert "\n" not in line
-    for part in ("no field 'lrr' in Train; did you mean lr", "train.steps", "'many'", "train.optimizer", "'adamw' or 'muon'",
+    for part in ("no field 'lrr' in Train; did you mean lr", "train.steps", "'many'", "train.optimizer",
+                 "'adamw' or 'muon'",
                  "did you mean model", "lr has no fields of its own", "train.batch"):
         assert part in line, part
 
 
 def test_unknown_names_in_a_tree_are_found_at_every_depth_and_values_still_checked():
     with pytest.raises(RequestError) as caught:
-        from_dict(Run, {"name": "x", "trian": {}, "train": {"step": 3, "lr": "fast"}, "model": {"name": "llama", "field": {}}, "data": 4})
-    for part in ("trian", "train.step:", "did you mean steps", "train.lr", "model.field", "data: expected fields of Data, found 4"):
+        from_dict(Run, {"name": "x", "trian": {}, "train": {"step": 3, "lr": "fast"},
+                        "model": {"name": "llama", "field": {}}, "data": 4})
+    for part in ("trian", "train.step:", "did you mean steps", "train.lr", "model.field",
+                 "data: expected fields of Data, found 4"):
         assert part in str(caught.value), part
 
 
@@ -66,14 +73,18 @@ def test_the_three_file_formats_say_the_same(tmp_path):
     tree = {"name": "x", "train": {"lr": 0.01, "betas": [0.8, 0.9]}, "model": {"name": "llama", "fields": {"dim": 64}}}
     (tmp_path / "a.json").write_text(json.dumps(tree))
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
-    (tmp_path / "a.toml").write_text('name = "x"\n[train]\nlr = 0.01\nbetas = [0.8, 0.9]\n[model]\nname = "llama"\nfields = {dim = 64}\n')
+    (tmp_path / "a.toml").write_text('name = "x"\n[train]\nlr = 0.01\nbetas = [0.8, 0.9]\n'
+                                    '[model]\nname = "llama"\nfields = {dim = 64}\n')
     runs = [from_dict(Run, read_file(tmp_path / f"a.{kind}")) for kind in ("json", "yaml", "toml")]
-    assert runs[0] == runs[1] == runs[2] and runs[0].model == Part("llama", {"dim": 64}) and runs[0].train.betas == (0.8, 0.9)
+    assert runs[0] == runs[1] == runs[2] and runs[0].model == Part("llama",
+                                                                   {"dim": 64}) and runs[0].train.betas == (0.8, 0.9)
 
 
 @pytest.mark.parametrize(("name", "text", "where"), [
-    ("a.yaml", "name: x\ntrain: [1\n", ":3:1"), ("a.yaml", "a: b: c\n", ":1:"), ("a.toml", 'name = "x"\nlr = \n', "line 2"),
-    ("a.json", '{"name": "x",\n oops}', "line 2"), ("a.yaml", "- 1\n", "expected a mapping"), ("a.yaml", "", "expected a mapping"),
+    ("a.yaml", "name: x\ntrain: [1\n", ":3:1"), ("a.yaml", "a: b: c\n", ":1:"),
+    ("a.toml", 'name = "x"\nlr = \n', "line 2"),
+    ("a.json", '{"name": "x",\n oops}', "line 2"), ("a.yaml", "- 1\n", "expected a mapping"),
+    ("a.yaml", "", "expected a mapping"),
     ("a.yaml", "!!python/object/apply:os.getcwd []", ":1:1")])
 def test_syntax_errors_name_file_and_place(tmp_path, name, text, where):
     path = tmp_path / name
@@ -102,7 +113,8 @@ def test_edits_below_a_part_are_its_own_fields():
 def test_naming_another_entry_drops_the_old_entrys_fields():
     run = edit(Run("x"), {"model.layers": 8})
     assert edit(run, {"model.name": "gpt2", "model.heads": 2}).model == Part("gpt2", {"heads": 2})
-    assert edit(run, {"model.heads": 2, "model.name": "gpt2"}).model == Part("gpt2", {"heads": 2}), "the order of edits decides nothing"
+    assert edit(run, {"model.heads": 2,
+                      "model.name": "gpt2"}).model == Part("gpt2", {"heads": 2}), "the order of edits decides nothing"
 
 
 def test_a_part_that_was_none_can_be_set():

@@ -41,6 +41,7 @@ def test_a_plan_that_makes_no_sense_is_refused(plan):
 
 @pytest.mark.parametrize(("what", "number"), [("kill", signal.SIGKILL), ("term", signal.SIGTERM)])
 def test_the_variable_arms_a_process_and_the_signal_is_real(what, number):
-    child = subprocess.run([sys.executable, "-c", "from meristem.core.faults import point; point('x'); point('x'); print('alive')"],
+    child = subprocess.run([sys.executable, "-c",
+                            "from meristem.core.faults import point; point('x'); point('x'); print('alive')"],
                            env={**os.environ, "MERISTEM_FAULT": f"x:2:{what}"}, capture_output=True)
     assert child.returncode == -number and b"alive" not in child.stdout

@@ -8,7 +8,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meristem.core.errors import MachineError, RequestError
-from meristem.core.files import MANIFEST, claim, committed, digest, digest_bytes, read_json, verify, write_bytes, write_json
+from meristem.core.files import (
+    MANIFEST,
+    claim,
+    committed,
+    digest,
+    digest_bytes,
+    read_json,
+    verify,
+    write_bytes,
+    write_json,
+)
 
 
 def commit(folder, **files):
@@ -27,7 +37,8 @@ def test_digests_are_frozen_and_lists_do_not_collide(tmp_path):
     path.write_bytes(b"meristem" * 1000)
     assert digest(path) == "636a11d09558a830fbbd21a2492364c5"
     assert digest_bytes("a", b"bc") == "f310f4d71be93bc46456c91685adede6"
-    assert len({digest_bytes("ab", "c"), digest_bytes("a", "bc"), digest_bytes("abc"), digest_bytes("a", "b", "c")}) == 4
+    assert len({digest_bytes("ab", "c"), digest_bytes("a", "bc"), digest_bytes("abc"),
+                digest_bytes("a", "b", "c")}) == 4
     assert digest_bytes("\udcff") != digest_bytes("\udcfe"), "file names that are not UTF-8 still have digests"
 
 
@@ -41,7 +52,8 @@ def test_a_committed_folder_verifies_and_says_what_it_holds(tmp_path):
 def test_a_commit_replaces_the_old_folder_whole(tmp_path):
     commit(tmp_path / "m", a="1", old="x")
     commit(tmp_path / "m", a="2")
-    assert verify(tmp_path / "m") == "" and (tmp_path / "m" / "a").read_text() == "2" and not (tmp_path / "m" / "old").exists()
+    assert verify(tmp_path / "m") == "" and (tmp_path / "m" / "a").read_text() == "2"
+    assert not (tmp_path / "m" / "old").exists()
     assert leftovers(tmp_path) == []
 
 
@@ -54,7 +66,8 @@ def test_a_commit_that_fails_changes_nothing(tmp_path, stage, error):
         if name == stage:
             raise error("injected")
 
-    with pytest.raises(MachineError if error is OSError else error, match="injected"), committed(tmp_path / "m", point=point) as temporary:
+    with pytest.raises(MachineError if error is OSError else error,
+                       match="injected"), committed(tmp_path / "m", point=point) as temporary:
         (temporary / "a").write_text("2")
         point("inside")
     assert (tmp_path / "m" / "a").read_text() == "1" and verify(tmp_path / "m") == "" and leftovers(tmp_path) == []
@@ -65,7 +78,8 @@ def test_replacing_survives_a_kill_at_every_point(tmp_path):
     for stage in ("written", "manifest", "renamed"):
         child = os.fork()
         if child == 0:
-            with committed(tmp_path / "m", point=lambda name, stage=stage: os._exit(9) if name == stage else None) as temporary:
+            with committed(tmp_path / "m", point=lambda name,
+                           stage=stage: os._exit(9) if name == stage else None) as temporary:
                 (temporary / "a").write_text(stage)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -104,8 +118,10 @@ def _same_facts(before, after):
         return False
 
 
-@pytest.mark.parametrize("manifest", ["[]", "{}", '{"files": 3}', '{"files": {"a": 1}}', '{"files": {"a": {"bytes": "x", "xxh3": ""}}}',
-                                      '{"files": {"../secret": {"bytes": 1, "xxh3": ""}}}', '{"files": {"/etc/passwd": {"bytes": 1, "xxh3": ""}}}',
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"files": 3}', '{"files": {"a": 1}}',
+                                      '{"files": {"a": {"bytes": "x", "xxh3": ""}}}',
+                                      '{"files": {"../secret": {"bytes": 1, "xxh3": ""}}}',
+                                      '{"files": {"/etc/passwd": {"bytes": 1, "xxh3": ""}}}',
                                       '{"files": {"a\\u0000b": {"bytes": 1, "xxh3": ""}}}', "[" * 20000, "\x00"])
 def test_a_hostile_manifest_is_a_reason_not_a_crash(tmp_path, manifest):
     (tmp_path / MANIFEST).write_text(manifest)

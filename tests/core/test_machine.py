@@ -70,7 +70,8 @@ def test_without_a_number_the_cores_count(monkeypatch, value):
     assert 1 <= machine.threads() <= (os.cpu_count() or 1)
 
 
-@pytest.mark.parametrize(("text", "cores"), [("200000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 1 << 20), ("", 1 << 20)])
+@pytest.mark.parametrize(("text", "cores"),
+                         [("200000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 1 << 20), ("", 1 << 20)])
 def test_a_containers_quota_is_read(monkeypatch, text, cores):
     monkeypatch.setattr(machine, "_read", lambda path: text)
     assert machine._quota() == cores

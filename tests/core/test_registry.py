@@ -23,7 +23,8 @@ def test_a_dotted_name_is_an_import_outside_the_house():
     assert load("models", "collections.abc").__name__ == "collections.abc"
 
 
-@pytest.mark.parametrize(("name", "known", "answer"), [("lr", ["lr_max", "lrs"], "lrs"), ("zzz", ["b", "a"], "known: a, b"), ("x", [], "none exist")])
+@pytest.mark.parametrize(("name", "known", "answer"), [("lr", ["lr_max", "lrs"], "lrs"),
+                                                       ("zzz", ["b", "a"], "known: a, b"), ("x", [], "none exist")])
 def test_nearest(name, known, answer):
     assert answer in nearest(name, known)
 

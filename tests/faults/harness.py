@@ -1,4 +1,5 @@
-"""A process that breaks on purpose: imports torch once, then forks a fresh victim for every fault (30 ms instead of 2 s).
+"""A process that breaks on purpose: imports torch once, then forks a fresh victim for every fault (30 ms instead of 2
+s).
 
 `python tests/faults/harness.py WHAT FOLDER` prints one JSON line a case; the tests beside it judge them. Real signals,
 real disks: injected write errors alone would not have found that safetensors reports a full disk in a class of its own.
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch._dynamo                    # the optimizers import it when first used: once here, not in every victim
+import torch._dynamo  # the optimizers import it when first used: once here, not in every victim
 
 from meristem.core import faults
 from meristem.core.errors import MeristemError
@@ -24,8 +25,10 @@ from meristem.core.run import Train
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.trainer import Interrupted, Trainer
 
-SAVE_POINTS = ["ckpt.begin:1", "ckpt.tensors:1", "ckpt.tensors:2", "ckpt.written:1", "ckpt.manifest:1", "ckpt.renamed:1", "ckpt.prune:1"]
-STEP_POINTS = ["step.begin:1", "step.begin:7", "step.backward:5", "step.end:6", "ckpt.tensors:5", "ckpt.manifest:6", "ckpt.renamed:4",
+SAVE_POINTS = ["ckpt.begin:1", "ckpt.tensors:1", "ckpt.tensors:2", "ckpt.written:1", "ckpt.manifest:1",
+               "ckpt.renamed:1", "ckpt.prune:1"]
+STEP_POINTS = ["step.begin:1", "step.begin:7", "step.backward:5", "step.end:6", "ckpt.tensors:5", "ckpt.manifest:6",
+               "ckpt.renamed:4",
                "ckpt.prune:3"]
 STEPS = 9
 
@@ -67,8 +70,10 @@ def look(folder: Path) -> dict:
     heard = Heard()
     with Checkpoints(folder, progress=heard) as c:
         step, tensors, meta = c.newest()
-    right = all(float(v) == (step if k == "model" else -step) for k, named in tensors.items() for t in named.values() for v in t)
-    return {"step": step, "right": right and meta == {"n": step}, "warnings": heard.warnings, "names": sorted(p.name for p in folder.iterdir())}
+    right = all(float(v) == (step if k == "model" else -step) for k,
+                named in tensors.items() for t in named.values() for v in t)
+    return {"step": step, "right": right and meta == {"n": step}, "warnings": heard.warnings,
+            "names": sorted(p.name for p in folder.iterdir())}
 
 
 def save(folder: Path, steps: list[int], plan: str = "", size: int = 4) -> list[str]:
@@ -137,7 +142,7 @@ def full(disk: Path) -> None:
         for step in range(1, 12):
             if step in (3, 6):
                 with open(filler, "wb", 0) as f:
-                    f.write(b"x" * ((free := shutil.disk_usage(disk).free) - 150_000))
+                    f.write(b"x" * (shutil.disk_usage(disk).free - 150_000))
             if step == 5:
                 filler.unlink()
             try:

@@ -49,7 +49,8 @@ def newest(folder: Path) -> tuple[int, list[str]]:
     heard = Heard()
     with Checkpoints(folder, progress=heard) as c:
         step, tensors, meta = c.newest()
-    assert meta == {"n": step} and all(torch.equal(tensors[k][n], t) for k, named in state(step).items() for n, t in named.items())
+    assert meta == {"n": step} and all(torch.equal(tensors[k][n], t) for k, named in state(step).items() for n,
+                                       t in named.items())
     return step, heard.warnings
 
 
@@ -113,7 +114,8 @@ def test_the_same_step_damaged_twice_keeps_both_for_inspection(folder):
         assert newest(folder)[0] == 20
         with Checkpoints(folder) as c:
             c.save(30, state(30), {"n": 30})
-    assert sorted(p.name for p in folder.glob("bad*")) == ["bad-step-000030", "bad-step-000030.2"] and newest(folder)[0] == 30
+    assert sorted(p.name for p in folder.glob("bad*")) == ["bad-step-000030",
+                                                           "bad-step-000030.2"] and newest(folder)[0] == 30
 
 
 def test_foreign_things_are_ignored_and_untouched(folder, tmp_path):

@@ -13,7 +13,8 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2
 
 
 def cases(what: str, folder: Path, before: tuple[str, ...] = ()) -> list[dict]:
-    done = subprocess.run([*before, sys.executable, str(HARNESS), what, str(folder)], env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*before, sys.executable, str(HARNESS), what, str(folder)], env=ENV, capture_output=True,
+                          text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -29,7 +30,8 @@ def steps(tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", ["kill", "term", "error"])
-@pytest.mark.parametrize("at", ["ckpt.begin:1", "ckpt.tensors:1", "ckpt.tensors:2", "ckpt.written:1", "ckpt.manifest:1", "ckpt.renamed:1",
+@pytest.mark.parametrize("at", ["ckpt.begin:1", "ckpt.tensors:1", "ckpt.tensors:2", "ckpt.written:1",
+                                "ckpt.manifest:1", "ckpt.renamed:1",
                                 "ckpt.prune:1"])
 def test_a_fault_at_any_point_of_a_save_loses_no_good_checkpoint(saves, at, what):
     case = saves[at, what]
@@ -38,20 +40,23 @@ def test_a_fault_at_any_point_of_a_save_loses_no_good_checkpoint(saves, at, what
     assert case["found"]["step"] == (3 if committed else 2) and case["found"]["right"]
     for seen in (case["found"], case["next"]):
         assert seen["warnings"] == [] and not [n for n in seen["names"] if n.startswith((".tmp", "bad"))]
-    assert case["next"]["step"] == 4 and case["next"]["right"] and len(case["next"]["names"]) == 3      # two and the lock
+    # two and the lock
+    assert case["next"]["step"] == 4 and case["next"]["right"] and len(case["next"]["names"]) == 3
     if what == "error" and not committed:
         assert "step 3 could not be written" in case["warnings"][0]
 
 
 @pytest.mark.parametrize("what", ["kill", "term"])
-@pytest.mark.parametrize("at", ["step.begin:1", "step.begin:7", "step.backward:5", "step.end:6", "ckpt.tensors:5", "ckpt.manifest:6",
+@pytest.mark.parametrize("at", ["step.begin:1", "step.begin:7", "step.backward:5", "step.end:6", "ckpt.tensors:5",
+                                "ckpt.manifest:6",
                                 "ckpt.renamed:4", "ckpt.prune:3"])
 def test_a_run_killed_anywhere_ends_with_the_very_weights_of_an_unbroken_one(steps, at, what):
     case, whole = steps[at, what], steps["", ""]["whole"]
     assert case["again"]["hash"] == whole["hash"]
     if what == "kill":
         assert case["code"] == -9
-    else:                                                      # SIGTERM: the step is finished, saved, and nothing is repeated
+    # SIGTERM: the step is finished, saved, and nothing is repeated
+    else:
         assert case["code"] == 0 and case["first"]["signal"] == 15 and case["again"]["begun"] == case["first"]["step"]
     assert at == "step.begin:1" or case["again"]["begun"] > 0, "the run started over instead of resuming"
 
@@ -74,4 +79,5 @@ def test_a_real_full_disk_keeps_the_old_checkpoints_warns_and_stops_after_three(
 def test_a_limit_on_the_size_of_files_is_a_warning_too(tmp_path):
     end, = cases("limit", tmp_path)
     assert len(end["warnings"]) == 2 and "File too large" in end["warnings"][0]
-    assert end["found"]["step"] == 2 and end["found"]["right"] and end["found"]["names"] == ["lock", "step-000001", "step-000002"]
+    assert end["found"]["step"] == 2 and end["found"]["right"] and end["found"]["names"] == ["lock", "step-000001",
+                                                                                             "step-000002"]

@@ -10,14 +10,16 @@ from meristem.plan.cost import Cost, decoder_flops, on_meta, palm_flops
 SMALL = {"vocab": 300, "dim": 64, "layers": 2, "heads": 4, "groups": 2}
 
 
-@pytest.mark.parametrize(("size", "parameters"), [("llama-7b", 6_738_415_616), ("llama-13b", 13_015_864_320), ("llama-33b", 32_528_943_616),
+@pytest.mark.parametrize(("size", "parameters"),
+                         [("llama-7b", 6_738_415_616), ("llama-13b", 13_015_864_320), ("llama-33b", 32_528_943_616),
                                                   ("llama-65b", 65_285_660_672), ("llama2-70b", 68_976_648_192)])
 def test_published_parameter_counts_to_the_last_one(size, parameters):
     assert Cost.of(on_meta(Part("llama", to_dict(llama.SIZES[size]))), 2048).parameters == parameters
 
 
 def test_flops_agree_with_torchs_own_counter_when_the_square_is_one_chunk():
-    """With a context of at most one query chunk the kernel computes the whole square, so both count the same products."""
+    """With a context of at most one query chunk the kernel computes the whole square, so both count the same
+    products."""
     model = llama.Model(llama.Config(**SMALL))
     tokens = torch.zeros(3, 32, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
@@ -29,7 +31,8 @@ def test_flops_agree_with_torchs_own_counter_when_the_square_is_one_chunk():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_six_n_is_the_linear_part(tied):
-    """6 N D, with N the parameters in products, is the linear layers' cost; norms (about 1e-3) and lookups add nothing."""
+    """6 N D, with N the parameters in products, is the linear layers' cost; norms (about 1e-3) and lookups add
+    nothing."""
     cost = Cost.of(on_meta(Part("llama", SMALL | {"tied": tied})), 32)
     assert 3 * cost.linear_flops == pytest.approx(6 * cost.active, rel=3e-3)
     assert cost.embedding == (0 if tied else 300 * 64) and cost.active == cost.parameters - cost.embedding

@@ -7,7 +7,8 @@ from meristem.plan.energy import DEVICE_WATTS, GRID, Meter, estimate, factor, me
 A100, PUE, USA = DEVICE_WATTS["A100 SXM4-80"], 1.1, 0.385
 
 
-@pytest.mark.parametrize(("hours", "mwh", "carbon"), [(809_472, 356, 137), (1_082_880, 475, 183), (82_432, 36, 14), (135_168, 59, 23),
+@pytest.mark.parametrize(("hours", "mwh", "carbon"),
+                         [(809_472, 356, 137), (1_082_880, 475, 183), (82_432, 36, 14), (135_168, 59, 23),
                                                       (530_432, 233, 90), (1_022_362, 449, 173)])
 def test_llama_table_15(hours, mwh, carbon):
     """PUBLISHED rows 37 to 39: OPT, BLOOM and four LLaMAs."""
@@ -15,7 +16,8 @@ def test_llama_table_15(hours, mwh, carbon):
     assert energy == pytest.approx(mwh, rel=0.01) and tonnes(energy, USA) == pytest.approx(carbon, rel=0.01)
 
 
-@pytest.mark.parametrize(("hours", "watts", "carbon"), [(184_320, 400, 31.22), (368_640, 400, 62.44), (1_720_320, 400, 291.42), (1_038_336, 350, 153.90)])
+@pytest.mark.parametrize(("hours", "watts", "carbon"), [(184_320, 400, 31.22), (368_640, 400, 62.44),
+                                                        (1_720_320, 400, 291.42), (1_038_336, 350, 153.90)])
 def test_llama_2_card(hours, watts, carbon):
     """Row 41; the 34B's hours are the rest of the printed total, at 350 W."""
     assert tonnes(megawatt_hours(hours, watts, PUE), USA) == pytest.approx(carbon, abs=0.02)
@@ -28,8 +30,10 @@ def test_llama_4_card(hours, carbon):
 
 
 @pytest.mark.parametrize(("watts", "chips", "days", "pue", "kg", "mwh", "carbon"), [
-    (208, 200, 6.8, 1.10, 0.431, 7.5, 3.2), (310, 512, 20, 1.12, 0.545, 85.7, 46.7), (289, 1024, 30, 1.09, 0.415, 232, 96.4),
-    (288, 1024, 3.1, 1.09, 0.201, 24.1, 4.8), (245, 1024, 27, 1.10, 0.403, 179, 72.2), (330, 10000, 14.8, 1.10, 0.429, 1287, 552.1)])
+    (208, 200, 6.8, 1.10, 0.431, 7.5, 3.2), (310, 512, 20, 1.12, 0.545, 85.7, 46.7),
+    (289, 1024, 30, 1.09, 0.415, 232, 96.4),
+    (288, 1024, 3.1, 1.09, 0.201, 24.1, 4.8), (245, 1024, 27, 1.10, 0.403, 179, 72.2),
+    (330, 10000, 14.8, 1.10, 0.429, 1287, 552.1)])
 def test_patterson_table_4(watts, chips, days, pue, kg, mwh, carbon):
     """Rows 44 and 45: the search of NAS, T5, Meena, GShard, Switch, GPT-3."""
     energy = megawatt_hours(chips * days * 24, watts, pue)
@@ -39,12 +43,14 @@ def test_patterson_table_4(watts, chips, days, pue, kg, mwh, carbon):
 def test_stable_diffusion_and_durations():
     """Rows 48 and 40."""
     assert tonnes(megawatt_hours(150_000, DEVICE_WATTS["A100 PCIe"]), 0.3) == pytest.approx(11.25)
-    assert 1_022_362 / 2048 / 24 == pytest.approx(20.80, abs=0.005)
+    days = 1_022_362 / 2048 / 24
+    assert days == pytest.approx(20.80, abs=0.005)
 
 
 def test_grids_and_devices():
     """Rows 49 and 50."""
-    assert GRID == {"world": 475, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441, "POL": 661.926,
+    assert GRID == {"world": 475, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441,
+                    "POL": 661.926,
                     "SWE": 40.695, "NOR": 30.08}
     assert DEVICE_WATTS["EPYC 9755"] == 500 and DEVICE_WATTS["V100-SXM2-32"] == 300
     with pytest.raises(RequestError, match="did you mean FRA"):
@@ -79,7 +85,8 @@ def test_counters_are_read_across_a_wrap_and_parts_are_not_counted_twice(tmp_pat
     assert meter.read() == pytest.approx(230e-6)
     domain(tmp_path, "intel-rapl:0", "package-0", 101)
     energy = meter.stop()
-    assert energy.joules == pytest.approx(231e-6) and energy.method.startswith("measured: 2 RAPL") and energy.grid == "NOR"
+    assert energy.joules == pytest.approx(231e-6)
+    assert energy.method.startswith("measured: 2 RAPL") and energy.grid == "NOR"
 
 
 def test_without_counters_the_wall_clock_and_the_model_stand_in(tmp_path):

@@ -1,4 +1,5 @@
-"""Plans: the best shape of a budget, corrected by what was timed; refusals that name what works; forecasts in two units."""
+"""Plans: the best shape of a budget, corrected by what was timed; refusals that name what works; forecasts in two
+units."""
 import dataclasses
 import json
 import math
@@ -85,7 +86,8 @@ def test_the_time_a_probe_takes_comes_out_of_the_budget(monkeypatch):
     assert plan.tokens / plan.tokens_per_second < 600 - 200 and plan.seconds <= 600
 
 
-@pytest.mark.parametrize("machine", [MACHINE, dataclasses.replace(MACHINE, compiler=False), dataclasses.replace(MACHINE, matmul_bf16=1e9)])
+@pytest.mark.parametrize("machine", [MACHINE, dataclasses.replace(MACHINE, compiler=False),
+                                     dataclasses.replace(MACHINE, matmul_bf16=1e9)])
 @pytest.mark.parametrize("seconds", [0, 1, 8])
 def test_a_budget_too_small_names_the_smallest_that_works_and_it_does(seconds, machine):
     slow = dataclasses.replace(machine, matmul_bf16=machine.matmul_bf16 / 50, matmul_fp32=machine.matmul_fp32 / 50)
@@ -108,7 +110,8 @@ def test_little_memory_means_micro_batches_then_smaller_models_then_a_refusal():
     day = make(86400, TEXT, MACHINE, law=LAW)
     tight = make(86400, TEXT, dataclasses.replace(MACHINE, memory=int(day.memory * 0.9)), law=LAW)
     micro = tight.run.train.micro
-    assert 0 < micro < tight.run.train.batch and tight.run.train.batch % micro == 0 and tight.memory < 0.7 * 0.9 * day.memory
+    assert 0 < micro < tight.run.train.batch and tight.run.train.batch % micro == 0
+    assert tight.memory < 0.7 * 0.9 * day.memory
     tiny = make(86400, TEXT, dataclasses.replace(MACHINE, memory=200 << 20), law=LAW)
     assert tiny.parameters < day.parameters
     with pytest.raises(RequestError, match="nothing of 20 model sizes"):
@@ -116,9 +119,11 @@ def test_little_memory_means_micro_batches_then_smaller_models_then_a_refusal():
 
 
 def test_repeated_text_is_discounted_and_said():
-    rich, poor = make(86400, TEXT, MACHINE, law=LAW), make(86400, dataclasses.replace(TEXT, bytes=400_000, tokens=110_000), MACHINE, law=LAW)
+    rich, poor = make(86400, TEXT, MACHINE,
+                      law=LAW), make(86400, dataclasses.replace(TEXT, bytes=400_000, tokens=110_000), MACHINE, law=LAW)
     assert poor.epochs > 100 and poor.bits_per_byte > rich.bits_per_byte + 0.1
-    assert any("repeated" in line for line in poor.why) and poor.parameters > rich.parameters, "epochs buy little, so size is bought"
+    assert any("repeated" in line
+               for line in poor.why) and poor.parameters > rich.parameters, "epochs buy little, so size is bought"
 
 
 def test_too_little_text_is_refused():
@@ -141,7 +146,8 @@ def test_beyond_the_laws_runs_the_interval_widens_and_says_so():
 
 
 def test_the_template_keeps_what_a_plan_does_not_decide():
-    template = Run("mine", model=Part("llama", {"qk_norm": True, "dim": 9}), seed=7, train=Train(optimizer="muon", save_seconds=5))
+    template = Run("mine", model=Part("llama", {"qk_norm": True, "dim": 9}), seed=7,
+                   train=Train(optimizer="muon", save_seconds=5))
     run = make(600, TEXT, MACHINE, law=LAW, template=template).run
     assert (run.name, run.seed, run.train.optimizer, run.train.save_seconds) == ("mine", 7, "muon", 5)
     assert run.model.fields["qk_norm"] and run.model.fields["dim"] % 64 == 0 and run.data.corpus == "corpus"
@@ -161,5 +167,6 @@ def test_a_plan_is_json_and_words():
     plan = make(600, TEXT, MACHINE, half_speed, law=LAW)
     assert from_dict(Plan, json.loads(json.dumps(plan.to_dict()))) == plan
     text = "\n".join(plan.explain())
-    for part in ("M parameters", "a parameter", "steps of", "tokens/s measured", "forecast:", "bits per byte", "memory about", "Wh", "why this size"):
+    for part in ("M parameters", "a parameter", "steps of", "tokens/s measured", "forecast:", "bits per byte",
+                 "memory about", "Wh", "why this size"):
         assert part in text

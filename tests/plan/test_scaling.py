@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from meristem.core.errors import MachineError, RequestError
 from meristem.plan import scaling
-from meristem.plan.scaling import EPOCH, HOFFMANN, KAPLAN_PARAMETERS, KAPLAN_TOKENS, Law, Power, bootstrap, effective, fit, interval, objective
+from meristem.plan.scaling import (
+    EPOCH,
+    HOFFMANN,
+    KAPLAN_PARAMETERS,
+    KAPLAN_TOKENS,
+    Law,
+    Power,
+    bootstrap,
+    effective,
+    fit,
+    interval,
+    objective,
+)
 
 TABLE = Path(__file__).parent / "data" / "chinchilla_points.csv"
 
@@ -33,7 +45,8 @@ def test_hoffmanns_losses(n, d, loss):
     assert HOFFMANN.loss(n, d) == pytest.approx(loss, abs=5e-5)
 
 
-@pytest.mark.parametrize(("law", "flops", "ratio"), [(HOFFMANN, 1e21, 50.1), (HOFFMANN, 5.76e23, 92.6), (EPOCH, 1e21, 21.6), (EPOCH, 5.76e23, 18.4)])
+@pytest.mark.parametrize(("law", "flops", "ratio"), [(HOFFMANN, 1e21, 50.1), (HOFFMANN, 5.76e23, 92.6),
+                                                     (EPOCH, 1e21, 21.6), (EPOCH, 5.76e23, 18.4)])
 def test_optimal_tokens_a_parameter(law, flops, ratio):
     """Row 33: the printed Chinchilla constants do not give 20 tokens a parameter; Epoch's do."""
     assert law.tokens_per_parameter(flops) == pytest.approx(ratio, rel=4e-3)      # row 30's constants are rounded
@@ -44,7 +57,7 @@ def test_optimal_tokens_a_parameter(law, flops, ratio):
 
 def test_the_refit_of_chinchillas_runs_is_the_published_one(runs, refit):
     """Rows 31 and 33: Epoch's grid fit, its objective, and the ratios that follow."""
-    assert [refit.A, refit.B] == pytest.approx([477.84171, 2143.86379], rel=5e-4)
+    assert pytest.approx([477.84171, 2143.86379], rel=5e-4) == [refit.A, refit.B]
     assert [refit.E, refit.alpha, refit.beta] == pytest.approx([1.8172355, 0.3473127, 0.3671826], abs=5e-5)
     assert objective(refit, runs) == pytest.approx(0.00101827403, rel=1e-6)
     assert refit.tokens_per_parameter(1e21) == pytest.approx(21.4, abs=0.05)
@@ -112,7 +125,8 @@ def test_an_outlier_moves_a_huber_fit_little():
 
 
 def test_a_prior_tames_a_short_ladder():
-    """Nine runs with 1 % noise: without a prior an exponent runs away, with it the next size up is forecast within 5 %."""
+    """Nine runs with 1 % noise: without a prior an exponent runs away, with it the next size up is forecast within 5
+    %."""
     true = Law(0.7, 30.0, 0.35, 120.0, 0.35, unit="bits/byte")
     rng = np.random.default_rng(1)
     n, d = (g.ravel() for g in np.meshgrid([4e5, 1e6, 3e6], [2e6, 6e6, 2e7]))
@@ -122,7 +136,8 @@ def test_a_prior_tames_a_short_ladder():
     assert law.loss(1e7, 6e7) == pytest.approx(true.loss(1e7, 6e7), rel=0.05) and law.unit == "bits/byte"
 
 
-@pytest.mark.parametrize("points", [np.ones((5, 3)), np.array([[1.0, 1.0, 0.0]] * 9), np.array([[1.0, 1.0, np.nan]] * 9)])
+@pytest.mark.parametrize("points",
+                         [np.ones((5, 3)), np.array([[1.0, 1.0, 0.0]] * 9), np.array([[1.0, 1.0, np.nan]] * 9)])
 def test_too_little_or_impossible_data_is_refused(points):
     with pytest.raises(RequestError, match="at least 6 runs"):
         fit(points)

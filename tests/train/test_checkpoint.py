@@ -34,12 +34,14 @@ def heard():
 
 
 def state(step: int) -> dict:
-    return {"model": {"w": torch.full((3, 4), float(step)), "b": torch.arange(5) + step}, "optim": {"w.m": torch.ones(3) * step}}
+    return {"model": {"w": torch.full((3, 4), float(step)), "b": torch.arange(5) + step},
+            "optim": {"w.m": torch.ones(3) * step}}
 
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(
-        a[k].keys() == b[k].keys() and all(torch.equal(a[k][n], b[k][n]) and a[k][n].dtype == b[k][n].dtype for n in a[k]) for k in a)
+        a[k].keys() == b[k].keys()
+        and all(torch.equal(a[k][n], b[k][n]) and a[k][n].dtype == b[k][n].dtype for n in a[k]) for k in a)
 
 
 def folders(path) -> list[str]:
@@ -57,11 +59,13 @@ def test_what_goes_in_comes_out(tmp_path):
     assert files == [MANIFEST, "model.safetensors", "optim.safetensors", "state.json"]
 
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool, torch.float8_e4m3fn]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32, torch.uint8,
+          torch.bool, torch.float8_e4m3fn]
 
 
 @settings(max_examples=40, deadline=None)
-@given(shape=st.lists(st.integers(0, 5), max_size=3), dtype=st.sampled_from(DTYPES), turn=st.booleans(), seed=st.integers(0, 99))
+@given(shape=st.lists(st.integers(0, 5), max_size=3), dtype=st.sampled_from(DTYPES), turn=st.booleans(),
+       seed=st.integers(0, 99))
 def test_every_type_shape_and_stride_survives_bit_for_bit(tmp_path_factory, shape, dtype, turn, seed):
     t = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype)
     t = t.transpose(0, -1) if turn and shape else t
@@ -69,7 +73,8 @@ def test_every_type_shape_and_stride_survives_bit_for_bit(tmp_path_factory, shap
         c.save(1, {"model": {"t": t}}, {})
         c.wait()
         back = c.newest()[1]["model"]["t"]
-    assert back.shape == t.shape and back.dtype == t.dtype and back.contiguous().view(-1).tolist() == t.contiguous().view(-1).tolist()
+    assert back.shape == t.shape and back.dtype == t.dtype
+    assert back.contiguous().view(-1).tolist() == t.contiguous().view(-1).tolist()
 
 
 def test_tied_tensors_are_kept_once_and_come_back_under_both_names(tmp_path):
@@ -131,12 +136,14 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 
 
 def test_a_second_trainer_is_refused_by_name_until_the_first_is_gone(tmp_path):
-    hold = "import fcntl,os,sys;f=open(sys.argv[1],'w');f.write('process 42 on far-away');f.flush();fcntl.flock(f,2);print(1,flush=True);input()"
+    hold = ("import fcntl, sys; f = open(sys.argv[1], 'w'); f.write('process 42 on far-away'); f.flush(); "
+            "fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()")
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "lock")], stdin=-1, stdout=-1) as other:
         other.stdout.read(1)
         with pytest.raises(RequestError, match="being trained by process 42 on far-away"):
             Checkpoints(tmp_path).lock()
-        other.kill()                                           # not a clean exit: the kernel drops the lock all the same
+        # not a clean exit: the kernel drops the lock all the same
+        other.kill()
     with Checkpoints(tmp_path), pytest.raises(RequestError, match=f"process {os.getpid()} on "):
         Checkpoints(tmp_path).lock()
     with Checkpoints(tmp_path):
@@ -182,7 +189,8 @@ def test_a_bug_in_the_writer_is_not_mistaken_for_a_disk(tmp_path, monkeypatch):
         c.close()
 
 
-@pytest.mark.parametrize(("edit", "reason"), [({"step": 9}, "it holds step 9"), ({"aliases": {"absent": {}}}, "absent.safetensors"),
+@pytest.mark.parametrize(("edit", "reason"),
+                         [({"step": 9}, "it holds step 9"), ({"aliases": {"absent": {}}}, "absent.safetensors"),
                                               ({"meta": None, "aliases": 3}, "attribute 'items'")])
 def test_a_checkpoint_that_contradicts_itself_is_set_aside(tmp_path, heard, edit, reason):
     _with_state(tmp_path, edit)
@@ -203,4 +211,5 @@ def _with_state(folder, edit):
     with Checkpoints(folder) as c:
         c.save(1, state(1), {})
     with committed(folder / "step-000002") as t:
-        (t / "state.json").write_text(json.dumps(json.loads((folder / "step-000001" / "state.json").read_text()) | {"step": 2} | edit))
+        first = json.loads((folder / "step-000001" / "state.json").read_text())
+        (t / "state.json").write_text(json.dumps(first | {"step": 2} | edit))
