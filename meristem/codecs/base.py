@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Int32
 
 from meristem.core import files
 from meristem.core.errors import RequestError
@@ -25,11 +26,11 @@ class Codec(Protocol):
     end: int
     hash: str
 
-    def encode(self, text: str) -> np.ndarray:
-        """int32 [n] ids of a text; special tokens that are spelled out in it are ordinary text."""
+    def encode(self, text: str) -> Int32[np.ndarray, "n"]:
+        """The ids of a text; special tokens that are spelled out in it are ordinary text."""
         ...
 
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, "n"]]:
         """`encode` of each, on all cores where the codec can."""
         ...
 

@@ -3,11 +3,11 @@
 `fit` the alphabet on every split, so that no character is missing later: a character that was not seen is an error,
 never a silent substitute. The saved tokenizer.json is a `WordLevel` model over single characters.
 """
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int32
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from meristem.codecs import base
@@ -30,16 +30,17 @@ class Char:
         self.ids = np.full(int(self.points.max()) + 1, MISSING, dtype=np.int32)
         self.ids[self.points[1:]] = np.arange(1, self.vocab)
 
-    def encode(self, text: str) -> np.ndarray:
-        """int32 [n] ids; RequestError names the first character that is not in the alphabet."""
+    def encode(self, text: str) -> Int32[np.ndarray, "n"]:
+        """The ids; RequestError names the first character that is not in the alphabet."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         ids = np.where(points < len(self.ids), self.ids[np.minimum(points, len(self.ids) - 1)], MISSING)
         if len(unknown := np.flatnonzero(ids == MISSING)):
-            raise RequestError(f"character {text[unknown[0]]!r} is not among the {self.vocab - 1} that this vocabulary was fitted to")
+            raise RequestError(f"character {text[unknown[0]]!r} is not among the {self.vocab - 1} "
+                               "that this vocabulary was fitted to")
         return ids.astype(np.int32)
 
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """int32 [n] ids of each text."""
+    def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, "n"]]:
+        """The ids of each text."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -65,7 +66,8 @@ def fit(texts: Iterable[str], vocab: int = 0) -> Char:
     if not alphabet:
         raise RequestError("there is no text to fit a vocabulary to")
     if 0 < vocab < len(alphabet) + 1:
-        raise RequestError(f"the text has {len(alphabet)} different characters: vocab must be at least {len(alphabet) + 1}, or 0")
+        raise RequestError(f"the text has {len(alphabet)} different characters: vocab must be at least "
+                           f"{len(alphabet) + 1}, or 0")
     return Char("".join(sorted(alphabet)))
 
 
@@ -73,5 +75,5 @@ def load(folder: Path) -> Char:
     """The codec that `Char.save` wrote."""
     ids = base.read_tokenizer(folder)["model"].get("vocab")
     if not isinstance(ids, dict) or ids.get(base.END) != 0 or any(len(c) != 1 for c in ids if c != base.END):
-        raise RequestError(f"{Path(folder) / base.TOKENIZER} is not a vocabulary of single characters: {json.dumps(ids)[:80]}")
+        raise RequestError(f"{Path(folder) / base.TOKENIZER} is not a vocabulary of single characters")
     return Char("".join(sorted((c for c in ids if c != base.END), key=ids.__getitem__)))

@@ -20,7 +20,6 @@ from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
-from meristem.core.types import Document
 from meristem.corpus import dedup, filter, ngrams, read
 from meristem.corpus.store import LEDGER, SPLITS, SUMMARY, Corpus, line
 
@@ -42,7 +41,7 @@ class _Entry:
     twin: "_Entry | None" = None        # the kept document that it duplicates
     split: str = ""                     # where it is kept
     start: int = 0                      # of its text in the pool
-    signature: np.ndarray | None = None
+    signature: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.uint32))
 
     def drop(self, rule: str, value: float | str, twin: "_Entry | None" = None) -> None:
         """Decide against it."""
@@ -50,18 +49,19 @@ class _Entry:
 
     def row(self) -> dict[str, Any]:
         """Its ledger line."""
-        facts: dict[str, Any] = {"id": self.id, "path": self.path, "kind": self.kind, "licence": self.licence, "bytes": self.bytes}
+        facts: dict[str, Any] = {key: getattr(self, key) for key in ("id", "path", "kind", "licence", "bytes")}
         if self.split:
             return {**facts, "verdict": "kept", "split": self.split}
         witness = {"witness": self.twin.id, "witness_path": self.twin.path} if self.twin else {}
         return {**facts, "verdict": "dropped", "rule": self.rule, "value": self.value, **witness}
 
 
-def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int = 0, progress: Progress = SILENT) -> Corpus:
+def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int = 0,
+           progress: Progress = SILENT) -> Corpus:
     """Curate the files below `paths` into the folder `out`; `limit_bytes` > 0 keeps a sample of at most that size.
 
     The same request on unchanged files returns the corpus that is there; when they have changed it is made again.
-    RequestError: nothing to read, everything was dropped, or `out` holds something else. MachineError: the disk is full.
+    RequestError: nothing to read, everything was dropped, or `out` holds something else. MachineError: a full disk.
     """
     if limit_bytes < 0:
         raise RequestError(f"limit_bytes is {limit_bytes}; give a number of bytes, or 0 for no limit")
@@ -74,19 +74,23 @@ def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int 
     try:
         with files.committed(out) as folder:
             progress.stage("read", count)
-            entries = _read_into(folder / POOL, roots, (out, folder), progress)
+            entries = _read_into(folder / POOL, roots, (out, folder), progress, count)
             kept = _choose(entries, folder / POOL, limit_bytes, progress)
             _split(kept, entries, seed)
             counts = _write(kept, entries, folder)
             files.write_json(folder / SUMMARY, {**request, "state": state, **counts, "rules": filter.ranges()})
     except OSError as error:
-        raise MachineError(f"could not write the corpus to {out}: {error.strerror}; free some space or choose another --out") from error
+        raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}; "
+                           "free some space or choose another --out") from error
     return Corpus.open(out)
 
 
-def _read_into(pool: Path, roots: Sequence[Path], without: tuple[Path, ...], progress: Progress) -> list[_Entry]:
+def _read_into(pool: Path, roots: Sequence[Path], without: tuple[Path, ...], progress: Progress,
+               count: int) -> list[_Entry]:
     """Read and judge every file; texts that pass the rules are appended to `pool`, equal ones once."""
-    entries, first, size = [], {}, 0
+    entries: list[_Entry] = []
+    first: dict[str, _Entry] = {}
+    size = 0
     with open(pool, "wb") as f:
         for item in read.documents(roots, without):
             if isinstance(item, read.Refusal):
@@ -103,7 +107,7 @@ def _read_into(pool: Path, roots: Sequence[Path], without: tuple[Path, ...], pro
                     entry.start, entry.signature = first[entry.id].start, first[entry.id].signature
             entries.append(entry)
             size += entry.bytes
-            progress.update(len(entries), megabytes=size / 1e6)
+            progress.update(min(len(entries), count), megabytes=size / 1e6)     # a file may be several documents
     return entries
 
 
@@ -163,7 +167,8 @@ def _write(kept: list[_Entry], entries: list[_Entry], folder: Path) -> dict[str,
         pool = stack.enter_context(open(folder / POOL, "rb"))
         out = {split: stack.enter_context(open(folder / f"{split}.jsonl", "w", encoding="utf-8")) for split in SPLITS}
         for e in kept:
-            out[e.split].write(line({"id": e.id, "path": e.path, "kind": e.kind, "licence": e.licence, "text": _text(pool, e)}))
+            facts = {"id": e.id, "path": e.path, "kind": e.kind, "licence": e.licence}
+            out[e.split].write(line({**facts, "text": _text(pool, e)}))
         ledger = stack.enter_context(open(folder / LEDGER, "w", encoding="utf-8"))
         for e in sorted(entries, key=lambda e: (e.id, e.path)):
             ledger.write(line(e.row()))
@@ -187,7 +192,7 @@ def _table(entries: list[_Entry], field: str) -> dict[str, dict[str, int]]:
 
 
 def _state_of(roots: Sequence[Path], out: Path) -> tuple[str, int]:
-    """A hash of our code and of the names, sizes and times of the inputs, and how many there are: equal means nothing to do."""
+    """A hash of our code and of the names, sizes and times of the inputs (equal: nothing to do), and their number."""
     facts = [p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))]
     for root in roots:
         for path, refusal, _ in read.walk(root, (out,)):

@@ -10,6 +10,7 @@ A pair that met is judged by its true J, so no text is dropped without a twin th
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import UInt32, UInt64
 
 from meristem.core.random import seed_of
 from meristem.corpus import ngrams
@@ -25,8 +26,8 @@ FACTORS = _generator.integers(0, 1 << 32, (BANDS * ROWS, 1), dtype=np.uint32) | 
 OFFSETS = _generator.integers(0, 1 << 32, (BANDS * ROWS, 1), dtype=np.uint32)
 
 
-def signature(shingles: np.ndarray) -> np.ndarray:
-    """uint32 [BANDS * ROWS]: the least value of each of 120 hash functions over `shingles` (uint64, repeats allowed)."""
+def signature(shingles: UInt64[np.ndarray, "n"]) -> UInt32[np.ndarray, "120"]:
+    """The least value of each of BANDS * ROWS hash functions over `shingles`, which may repeat."""
     least = np.full(BANDS * ROWS, 0xFFFFFFFF, dtype=np.uint32)
     short = (shingles >> np.uint64(32)).astype(np.uint32)
     for start in range(0, len(short), BLOCK):
@@ -36,7 +37,7 @@ def signature(shingles: np.ndarray) -> np.ndarray:
     return least
 
 
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+def jaccard(a: UInt64[np.ndarray, "n"], b: UInt64[np.ndarray, "m"]) -> float:
     """Jaccard similarity of two sets of hashes, each sorted and without repeats."""
     both = len(np.intersect1d(a, b, assume_unique=True))
     return both / (len(a) + len(b) - both) if len(a) or len(b) else 0.0
@@ -50,7 +51,7 @@ class Kept:
         self.bands: dict[int, list[int]] = {}
         self.signatures: dict[int, np.ndarray] = {}
 
-    def twin(self, index: int, own: np.ndarray) -> tuple[int, float] | None:
+    def twin(self, index: int, own: UInt32[np.ndarray, "120"]) -> tuple[int, float] | None:
         """(index, J) of a kept text that makes `index`, with signature `own`, a duplicate; None, and it is kept."""
         keys = self._keys(own)
         candidates = sorted({other for key in keys for other in self.bands.get(key, ())})

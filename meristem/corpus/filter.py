@@ -14,8 +14,8 @@ CODE, PROSE = "code", "prose"
 LETTERS = (string.ascii_letters + "_").encode() + bytes(range(128, 256))    # other scripts are letters too
 DIGITS, SPACES = string.digits.encode(), string.whitespace.encode()
 IDEOGRAPHS = bytes(range(0xE3, 0xEA))   # first bytes of kana and Han in UTF-8
-GENERATED = re.compile(rb"do not edit|auto-?generated|automatically generated|@generated|generated from '|generated and used by",
-                       re.IGNORECASE)
+GENERATED = re.compile(rb"do not edit|auto-?generated|automatically generated|@generated"
+                       rb"|generated from '|generated and used by", re.IGNORECASE)
 GENERATED_WITHIN = 600                  # bytes from the start: further down it is talk about generated files
 
 

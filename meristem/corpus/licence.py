@@ -34,7 +34,7 @@ def of_text(text: str) -> str:
 
 
 def of_folder(folder: Path) -> str:
-    """The licence of a folder by the licence file in it: an identifier, "unknown" for a strange text, "" without one."""
+    """The licence of a folder by the licence file in it: an identifier, "unknown" for a strange text, "" for none."""
     for name in NAMES:
         try:
             with open(folder / name, encoding="utf-8", errors="replace") as f:

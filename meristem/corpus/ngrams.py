@@ -7,11 +7,12 @@ n = 5, contamination n = 13. `hashes("the cat sat", 2)` gives two numbers: "the 
 import string
 
 import numpy as np
+from jaxtyping import UInt64
 
 from meristem.core.random import seed_of
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
-LONGEST = 64            # bytes of a word before the powers repeat: two such words differ unless they are built to collide
+LONGEST = 64            # bytes of a word before the powers repeat: such words collide only on purpose
 
 
 def _letters() -> np.ndarray:
@@ -33,8 +34,8 @@ def _powers(n: int) -> np.ndarray:
 LETTERS, POWERS = _letters(), _powers(LONGEST)
 
 
-def hashes(text: str, n: int) -> np.ndarray:
-    """uint64 hashes of the word n-grams of `text`, in order; empty when the text has fewer than n words."""
+def hashes(text: str, n: int) -> UInt64[np.ndarray, "grams"]:
+    """Hashes of the word n-grams of `text`, in order; empty when the text has fewer than n words."""
     words = word_hashes(text)
     if len(words) < n:
         return np.empty(0, dtype=np.uint64)
@@ -44,8 +45,8 @@ def hashes(text: str, n: int) -> np.ndarray:
     return mix(grams)
 
 
-def word_hashes(text: str) -> np.ndarray:
-    """uint64 hashes of the words of `text`, in order: sum of letter * ODD^position in the word, then mixed."""
+def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
+    """Hashes of the words of `text`, in order: sum of letter * ODD^position in the word, then mixed."""
     letters = LETTERS[np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8)]
     where = np.flatnonzero(letters)
     if not len(where):
@@ -57,7 +58,7 @@ def word_hashes(text: str) -> np.ndarray:
     return mix(np.add.reduceat(letters, starts))
 
 
-def mix(x: np.ndarray) -> np.ndarray:
+def mix(x: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
     """A bijection of uint64 that spreads every bit (MurmurHash3's finaliser, Appleby 2011), in place."""
     for factor in (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)):
         x ^= x >> np.uint64(33)

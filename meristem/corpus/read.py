@@ -23,12 +23,12 @@ SNIFF = 8192                            # bytes that are enough to see that a fi
 PART = 64 << 10                         # characters of a prose document before it is cut
 SKIPPED = {"__pycache__", "site-packages", "dist-packages", "node_modules", ".git", ".hg", ".svn", ".venv", ".tox",
            ".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints"}
-CODE = {".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".js", ".ts", ".jsx", ".tsx", ".java", ".go", ".rs",
-        ".rb", ".php", ".sh", ".bash", ".pl", ".lua", ".r", ".jl", ".hs", ".ml", ".scala", ".kt", ".swift", ".sql", ".m4",
-        ".css", ".ps1", ".bat", ".cmake", ".toml", ".yaml", ".yml", ".json", ".ini", ".cfg", ".xml"}
+CODE = {".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".js", ".ts", ".jsx", ".tsx", ".java", ".go",
+        ".rs", ".rb", ".php", ".sh", ".bash", ".pl", ".lua", ".r", ".jl", ".hs", ".ml", ".scala", ".kt", ".swift",
+        ".sql", ".m4", ".css", ".ps1", ".bat", ".cmake", ".toml", ".yaml", ".yml", ".json", ".ini", ".cfg", ".xml"}
 PROSE = {".txt", ".md", ".rst", ".tex", ".html", ".htm", ".org", ".adoc"}
-SYMBOLS = frozenset("{}()[];=<>_")
-SYMBOLS_OF_CODE = 0.04                  # share of characters: 0.08 in the standard library's code, 0.015 in its prose
+SYMBOLS = b"{}()[];=<>_"
+SYMBOLS_OF_CODE = 0.04                  # share of bytes: 0.08 in the standard library's code, 0.015 in its prose
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,11 @@ def roots(paths: Sequence[Path]) -> list[Path]:
             full.stat()
         except (OSError, RuntimeError, ValueError):
             raise RequestError(f"{path} does not exist; {_nearest_path(Path(path))}") from None
-        if full.is_dir() and not any(full.iterdir()):
+        try:
+            empty = full.is_dir() and not any(full.iterdir())
+        except OSError as error:
+            raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+        if empty:
             raise RequestError(f"{path} is an empty folder; name one that holds text or code")
         resolved.append(full)
     return [p for p in dict.fromkeys(resolved) if not any(p != q and p.is_relative_to(q) for q in resolved)]
@@ -80,8 +84,8 @@ def kind_of(name: str, text: str) -> str:
         return "code"
     if extension in PROSE:
         return "prose"
-    head = text[:SNIFF]
-    return "code" if sum(c in SYMBOLS for c in head) >= SYMBOLS_OF_CODE * len(head) else "prose"
+    head = text[:SNIFF].encode()
+    return "code" if len(head) - len(head.translate(None, SYMBOLS)) >= SYMBOLS_OF_CODE * len(head) else "prose"
 
 
 def _nearest_path(path: Path) -> str:
@@ -95,7 +99,15 @@ def _nearest_path(path: Path) -> str:
 
 def _shown(path: Path, root: Path) -> str:
     """`notes/a.md` for a file of the named folder `notes`; bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path.relative_to(root.parent)).decode("utf-8", "backslashreplace")
+    return _printable(path.relative_to(root.parent))
+
+
+def _printable(path: str | Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _unreadable(shown: str, error: OSError) -> Refusal:
+    return Refusal(shown, 0, "unreadable", error.strerror or str(error))
 
 
 def walk(root: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, Refusal | None, str]]:
@@ -115,7 +127,7 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, Ref
         try:
             inside = sorted(path.iterdir(), reverse=True)
         except OSError as error:
-            yield path, Refusal(_shown(path, root), 0, "unreadable", error.strerror or str(error)), terms
+            yield path, _unreadable(_shown(path, root), error), terms
             continue
         terms = licence.of_folder(path) or terms
         stack += [(p, terms) for p in inside]
@@ -123,17 +135,16 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, Ref
 
 def _refuse_unread(path: Path, root: Path) -> Refusal | None:
     """Why a path is not even opened: a link, a pipe or device, a folder that holds nobody's writing."""
+    shown = _shown(path, root)
     try:
-        facts = path.lstat()
-        if path != root and stat.S_ISLNK(facts.st_mode):
-            return Refusal(_shown(path, root), 0, "link", os.fsencode(os.readlink(path)).decode("utf-8", "backslashreplace"))
+        mode = path.lstat().st_mode
+        if path != root and stat.S_ISLNK(mode):
+            return Refusal(shown, 0, "link", _printable(os.readlink(path)))
     except OSError as error:
-        return Refusal(_shown(path, root), 0, "unreadable", error.strerror or str(error))
-    if stat.S_ISDIR(facts.st_mode):
-        return Refusal(_shown(path, root), 0, "skipped_folder", path.name) if path != root and path.name in SKIPPED else None
-    if not stat.S_ISREG(facts.st_mode):
-        return Refusal(_shown(path, root), 0, "not_a_file", stat.filemode(facts.st_mode)[0])
-    return None
+        return _unreadable(shown, error)
+    if stat.S_ISDIR(mode):
+        return Refusal(shown, 0, "skipped_folder", path.name) if path != root and path.name in SKIPPED else None
+    return None if stat.S_ISREG(mode) else Refusal(shown, 0, "not_a_file", stat.filemode(mode)[0])
 
 
 def _read(path: Path, shown: str, terms: str) -> Iterator[Document | Refusal]:
@@ -148,7 +159,7 @@ def _read(path: Path, shown: str, terms: str) -> Iterator[Document | Refusal]:
     except UnicodeDecodeError as error:
         yield Refusal(shown, size, "invalid_utf8", error.start)
     except OSError as error:
-        yield Refusal(shown, size, "unreadable", error.strerror or str(error))
+        yield _unreadable(shown, error)
     else:
         terms = licence.of_text(text) or terms
         kind = kind_of(path.name, text)
@@ -189,7 +200,7 @@ def _topics(text: str) -> dict[str, str]:
     try:
         body = ast.parse(text).body
         value = ast.literal_eval(body[-1].value) if isinstance(body[-1], ast.Assign) else {}
-    except (SyntaxError, ValueError, IndexError, RecursionError):
+    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
         return {}
     return value if isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair) else {}
 
@@ -198,8 +209,9 @@ def _cut(text: str) -> Iterator[str]:
     """Pieces of at most PART characters that join to `text`: cut at the last blank line, else line, else anywhere."""
     start = 0
     while len(text) - start > PART:
-        end = next((at + len(mark) for mark in ("\n\n", "\n") if (at := text.rfind(mark, start + PART // 2, start + PART)) >= 0),
-                   start + PART)
+        stop = start + PART
+        ends = (text.rfind(mark, start + PART // 2, stop) + len(mark) for mark in ("\n\n", "\n"))
+        end = next((end for end in ends if end > start + PART // 2), stop)
         yield text[start:end]
         start = end
     yield text[start:]

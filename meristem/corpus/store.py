@@ -2,9 +2,9 @@
 
 | file | holds |
 | --- | --- |
-| corpus.json | the summary: inputs, seed, counts and bytes by split, by kind, by licence, and of what each rule dropped |
+| corpus.json | the summary: inputs, seed, counts by split, kind and licence, and of what each rule dropped |
 | train.jsonl, validation.jsonl, test.jsonl | one kept document a line: id, path, kind, licence, text; sorted by id |
-| ledger.jsonl | one line for every document and file seen: kept in which split, or dropped by which rule (docs/curation.md) |
+| ledger.jsonl | one line for every document and file seen: its split, or the rule that dropped it (docs/curation.md) |
 | MANIFEST.json | size and checksum of each of these |
 """
 import json
@@ -30,17 +30,28 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
-        """Read and verify a folder that curate wrote; RequestError when it is none, MachineError names a damaged file."""
+        """Read and verify a folder that curate wrote; RequestError: it is none, MachineError: a file is damaged."""
         if not (folder / SUMMARY).is_file():
-            raise RequestError(f"{folder} is not a corpus: it has no {SUMMARY}; write one with `meristem curate INPUT --out {folder}`")
+            raise RequestError(f"{folder} is not a corpus: it has no {SUMMARY}; "
+                               f"write one with `meristem curate INPUT --out {folder}`")
         if trouble := files.verify(folder):
-            raise MachineError(f"the corpus in {folder} cannot be trusted: {trouble}; remove the folder and curate again")
+            raise MachineError(f"the corpus in {folder} cannot be trusted: {trouble}; remove it and curate again")
         return cls(folder, files.read_json(folder / SUMMARY))
 
     @property
     def hash(self) -> str:
         """xxh3-128 over the ids of each split, hex."""
         return self.summary["hash"]
+
+    def describe(self) -> str:
+        """One line: how much was read, kept and dropped, and by which rules most."""
+        seen, kept = self.summary["seen"], self.summary["splits"]
+        documents, size = (sum(split[key] for split in kept.values()) for key in ("documents", "bytes"))
+        parts = ", ".join(f"{name} {kept[name]['documents']:,}" for name in SPLITS)
+        drops = sorted(self.summary["dropped"].items(), key=lambda item: -item[1]["documents"])
+        why = ", ".join(f"{row['documents']:,} by {rule}" for rule, row in drops[:4])
+        return (f"{documents:,} documents ({size / 1e6:.1f} MB: {parts}) kept of {seen['documents']:,} seen"
+                + (f"; dropped: {why}" + (", ..." if drops[4:] else "") if drops else ""))
 
     def documents(self, split: str) -> Iterator[Document]:
         """The kept documents of one split, sorted by id; RequestError for a split that does not exist."""

@@ -18,6 +18,7 @@ from meristem.core.types import Batch
 from meristem.corpus.store import Corpus
 from meristem.data.loader import Order, batch_of
 
+Pair = tuple[np.ndarray, np.ndarray]              # the tokens of a prompt and of its answer
 LONGEST_PROMPT, LONGEST_ANSWER = 1200, 400        # characters
 LONGEST_BLOCK = 4000                    # characters looked at, indentation and following comments included
 DEFINITION = re.compile(r"^([ \t]*)(?:async )?def ", re.MULTILINE)
@@ -41,7 +42,7 @@ def find(name: str) -> Callable[[Corpus, str], list[Example]]:
 
 
 def function_bodies(corpus: Corpus, split: str) -> list[Example]:
-    """Python functions that have a docstring: the prompt ends with it, the answer is the rest, beginning with a line end.
+    """Python functions that have a docstring: the prompt ends with it, the answer is the rest, from the line end on.
 
     Both are moved to column 0 together and are valid Python. Sources that this Python cannot parse are passed over.
     Sorted by document and place; a prompt that occurs twice is taken once.
@@ -90,21 +91,17 @@ def _functions(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _block(lines: list[str], indent: str) -> list[str]:
-    """The lines of the function that starts `lines`, up to the next statement not inside it; [] when that is not seen."""
-    for n, line in enumerate(lines[1:], start=1):
-        bare = line.strip()
-        inside = line.startswith(indent) and line[len(indent)] in " \t)" if bare else True     # `)`: a long signature
-        if not inside and not bare.startswith("#"):
-            break
-    else:
-        return []
-    while n > 1 and (not (bare := lines[n - 1].strip()) or bare.startswith("#")):
-        n -= 1                                                 # comments and blank lines after the last statement
-    return lines[:n] if all(line.startswith(indent) or not line.strip() for line in lines[:n]) else []
+    """The lines of the function that starts `lines`, up to the next statement outside; [] when that is not seen."""
+    inside = (" ", "\t", ")")                                   # `)` ends a long signature
+    stop = next((n for n, line in enumerate(lines) if n and line.strip() and not line.lstrip().startswith("#")
+                 and not (line.startswith(indent) and line[len(indent):].startswith(inside))), 0)
+    while stop > 1 and (not (bare := lines[stop - 1].strip()) or bare.startswith("#")):
+        stop -= 1                                              # comments and blank lines after the last statement
+    return lines[:stop] if all(line.startswith(indent) or not line.strip() for line in lines[:stop]) else []
 
 
 class Completions:
-    """A source for `Trainer`: rows of whole examples. Examples longer than a row are left out and counted in `skipped`."""
+    """A source for `Trainer`: rows of whole examples. Those longer than a row are left out and counted in `skipped`."""
 
     def __init__(self, examples: Sequence[Example], codec: Codec, context: int, batch: int, seed: int, *,
                  micro: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -112,20 +109,22 @@ class Completions:
         answers = codec.encode_batch([e.answer for e in examples])
         pairs = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) + 1 <= context + 1]
         self.skipped = len(examples) - len(pairs)
+        if not examples:
+            raise RequestError("the corpus gives no examples; it needs Python functions with docstrings")
         if not pairs:
-            raise RequestError(f"none of {len(examples)} examples fits a context of {context} tokens; raise train.context"
-                               if examples else "the corpus gives no examples; it needs Python functions with docstrings")
+            raise RequestError(f"none of {len(examples)} examples fits {context} tokens; raise train.context")
         self.tokens, self.weight = _rows(pairs, codec.end, context, seed)
         self.order = Order(len(self.tokens), batch, seed, micro, rank, world)
 
     def __call__(self, step: int) -> list[Batch]:
         """The micro-batches of one update: tokens int64 [B, context + 1], weight float32 [B, context]."""
-        return [batch_of(self.tokens[rows].astype(np.int64), self.weight[rows].astype(np.float32)) for rows in self.order(step)]
+        return [batch_of(self.tokens[rows].astype(np.int64), self.weight[rows].astype(np.float32))
+                for rows in self.order(step)]
 
 
-def _rows(pairs: list[tuple[np.ndarray, np.ndarray]], end: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [R, context + 1] tokens and bool [R, context] weights: examples in shuffled order, next fit, padded by `end`."""
-    rows: list[list[tuple[np.ndarray, np.ndarray]]] = []
+def _rows(pairs: list[Pair], end: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [R, context + 1] tokens, bool [R, context] weights: examples shuffled, next fit, padded with `end`."""
+    rows: list[list[Pair]] = []
     room = 0
     for index in np.random.default_rng(seed_of(seed, "pack")).permutation(len(pairs)):
         need = len(pairs[index][0]) + len(pairs[index][1]) + 1

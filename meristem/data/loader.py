@@ -1,4 +1,4 @@
-"""Batches as a pure function of (shards, seed, step): nothing is saved, any step can be asked for, on any number of ranks.
+"""Batches as a pure function of (shards, seed, step): nothing is saved, and any step can be asked for on any rank.
 
 `Packed(split, context=256, batch=16, seed=0)(step)` gives the micro-batches of one update. An epoch shows every window
 of context + 1 tokens once, in an order that `core.random.permute` names; windows share one token, so that every token
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64
 
 from meristem.core.errors import RequestError
 from meristem.core.random import permute, seed_of
@@ -28,8 +29,8 @@ class Order:
         self.n, self.batch, self.seed, self.rank, self.world = n, batch, seed, rank, world
         self.micro = micro or batch
 
-    def __call__(self, step: int) -> list[np.ndarray]:
-        """int64 row numbers of each micro-batch of `step` (from 0) on this rank."""
+    def __call__(self, step: int) -> list[Int64[np.ndarray, "rows"]]:
+        """Row numbers of each micro-batch of `step` (from 0) on this rank."""
         place = np.arange(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
         rows = np.empty_like(place)
         for epoch in range(int(place[0]) // self.n, int(place[-1]) // self.n + 1):
@@ -39,13 +40,15 @@ class Order:
 
 
 class Packed:
-    """Windows of a split, documents running on into each other with the end token between them. A source for `Trainer`."""
+    """A source for `Trainer`: windows of a split, whose documents run on with the end token between them."""
 
-    def __init__(self, split: Split, context: int, batch: int, seed: int, *, micro: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, split: Split, context: int, batch: int, seed: int, *,
+                 micro: int = 0, rank: int = 0, world: int = 1) -> None:
         self.split, self.context = split, context
         self.windows = windows(split, context)
         if not self.windows:
-            raise RequestError(f"the {split.name} split has {len(split.tokens)} tokens: too few for a context of {context}; "
+            raise RequestError(f"the {split.name} split has {len(split.tokens)} tokens: too few for a context of "
+                               f"{context}; "
                                f"set train.context to at most {max(1, len(split.tokens) - 1)} or curate more text")
         self.order = Order(self.windows, batch, seed, micro, rank, world)
 
@@ -53,8 +56,8 @@ class Packed:
         """The micro-batches of one update: tokens int64 [B, context + 1], weight float32 [B, context]."""
         return [batch_of(self.rows(rows)) for rows in self.order(step)]
 
-    def rows(self, which: np.ndarray) -> np.ndarray:
-        """int64 [B, context + 1]: windows by number, 0 .. windows - 1."""
+    def rows(self, which: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B T+1"]:
+        """Windows of context + 1 tokens by number, 0 .. windows - 1."""
         return self.split.tokens[which[:, None] * self.context + np.arange(self.context + 1)].astype(np.int64)
 
 
@@ -63,10 +66,11 @@ def windows(split: Split, context: int) -> int:
     return max(0, (len(split.tokens) - 1) // context)
 
 
-def batch_of(tokens: np.ndarray, weight: np.ndarray | None = None) -> Batch:
-    """A `Batch` of int64 [B, T + 1] tokens; without a weight every target counts 1."""
+def batch_of(tokens: Int64[np.ndarray, "B T+1"], weight: Float32[np.ndarray, "B T"] | None = None) -> Batch:
+    """A `Batch`; without a weight every target counts 1."""
     b, t = tokens.shape
-    return {"tokens": torch.from_numpy(tokens), "weight": torch.ones(b, t - 1) if weight is None else torch.from_numpy(weight)}
+    counts = torch.ones(b, t - 1) if weight is None else torch.from_numpy(weight)
+    return {"tokens": torch.from_numpy(tokens), "weight": counts}
 
 
 def sweep(split: Split, context: int, batch: int, limit: int = 0) -> Iterator[Batch]:

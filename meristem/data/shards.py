@@ -53,7 +53,7 @@ class Shards:
     def open(cls, folder: Path) -> "Shards":
         """Verify and open; MachineError names a damaged file."""
         if trouble := files.verify(folder):
-            raise MachineError(f"the token shards in {folder} cannot be trusted: {trouble}; remove the folder to make them again")
+            raise MachineError(f"the token shards in {folder} cannot be trusted: {trouble}; remove that folder")
         index = files.read_json(folder / INDEX)
         return cls(folder, index["hash"], index)
 
@@ -79,30 +79,39 @@ def tokenise(corpus: Corpus, codec: Codec, progress: Progress = SILENT) -> Shard
         progress.warn(f"the token shards in {folder} are damaged or of another corpus: making them again")
     dtype = "<u2" if codec.vocab <= 1 << 16 else "<u4"
     progress.stage("tokenise", sum(s["bytes"] for s in corpus.summary["splits"].values()))
-    done = 0
+    splits: dict[str, dict[str, int]] = {}
     try:
         with files.committed(folder) as temporary:
-            index = {"hash": identity, "corpus": corpus.hash, "codec": codec.hash, "dtype": dtype, "end": codec.end, "splits": {}}
             for name in SPLITS:
-                starts, ids, size, position = [], [], 0, 0
-                with open(temporary / f"{name}.tokens", "wb") as f:
-                    for names, texts in _together(corpus, name):
-                        for identifier, text, tokens in zip(names, texts, codec.encode_batch(texts), strict=True):
-                            starts.append(position)
-                            ids.append(identifier)
-                            size += len(text.encode())
-                            position += len(tokens) + 1
-                            f.write(np.append(tokens, codec.end).astype(dtype).tobytes())
-                        progress.update(done + size, tokens=position)
-                done += size
-                np.array(starts, dtype="<i8").tofile(temporary / f"{name}.starts")
-                (temporary / f"{name}.ids").write_text("\n".join(ids) + "\n")
-                index["splits"][name] = {"tokens": position, "documents": len(ids), "bytes": size}
+                before = sum(s["bytes"] for s in splits.values())
+                splits[name] = _write(corpus, codec, name, temporary / name, dtype, before, progress)
             codec.save(temporary)
-            files.write_json(temporary / INDEX, index)
+            files.write_json(temporary / INDEX, {
+                "hash": identity, "corpus": corpus.hash, "codec": codec.hash, "dtype": dtype, "end": codec.end,
+                "splits": splits})
     except OSError as error:
         raise MachineError(f"could not write token shards to {folder}: {error.strerror}; free some space") from error
     return Shards.open(folder)
+
+
+def _write(corpus: Corpus, codec: Codec, split: str, path: Path, dtype: str, before: int,
+           progress: Progress) -> dict[str, int]:
+    """Write `path`.tokens, .starts and .ids of one split; returns its counts. `before`: bytes already done."""
+    starts: list[int] = []
+    ids: list[str] = []
+    size = position = 0
+    with open(f"{path}.tokens", "wb") as f:
+        for names, texts in _together(corpus, split):
+            for text, tokens in zip(texts, codec.encode_batch(texts), strict=True):
+                starts.append(position)
+                size += len(text.encode())
+                position += len(tokens) + 1
+                f.write(np.append(tokens, codec.end).astype(dtype).tobytes())
+            ids += names
+            progress.update(before + size, tokens=position)
+    np.array(starts, dtype="<i8").tofile(f"{path}.starts")
+    Path(f"{path}.ids").write_text("\n".join(ids) + "\n")
+    return {"tokens": position, "documents": len(ids), "bytes": size}
 
 
 def _together(corpus: Corpus, split: str) -> Iterator[tuple[list[str], list[str]]]:

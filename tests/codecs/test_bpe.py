@@ -14,7 +14,8 @@ from meristem.core.errors import RequestError
 from meristem.corpus import find
 
 SOURCES = sorted((find.standard_library()[0] / "asyncio").glob("*.py"))
-PARTS = [" ", "\n", "\r", "\t", "\f", "\x0b", "\x1c", "ab", "_", "A1", "23", "((", ".", '"', "é", "\u3000", "界", "<|end|>"]
+PARTS = [" ", "\n", "\r", "\t", "\f", "\x0b", "\x1c", "ab", "_", "A1", "23", "((", ".", '"', "é", "\u3000", "界",
+         "<|end|>"]
 any_text = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(st.sampled_from(PARTS)).map("".join)
 
 
@@ -86,8 +87,8 @@ def test_saving_and_loading_changes_nothing(codec, tmp_path):
 def test_fitting_is_deterministic_across_processes_and_orders(codec):
     code = ("import sys; from pathlib import Path; from meristem.codecs import bpe;"
             "print(bpe.fit((Path(p).read_text() for p in sys.argv[1:]), 1000).hash)")
-    run = subprocess.run([sys.executable, "-c", code, *map(str, reversed(SOURCES))], capture_output=True, text=True, check=True,
-                         cwd=Path(base.__file__).parents[2])
+    run = subprocess.run([sys.executable, "-c", code, *map(str, reversed(SOURCES))], capture_output=True, text=True,
+                         check=True, cwd=Path(base.__file__).parents[2])
     assert run.stdout.strip() == codec.hash
 
 
@@ -126,7 +127,8 @@ def test_tokenizers_of_other_makers_load_too(tmp_path):
     other = Tokenizer(models.BPE())
     other.pre_tokenizer, other.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     other.train_from_iterator([p.read_text() for p in SOURCES[:5]], trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     other.save(str(tmp_path / base.TOKENIZER))
     (tmp_path / base.CONFIG).write_text('{"eos_token": {"content": "<|endoftext|>"}}')
     codec = codecs.load(tmp_path)

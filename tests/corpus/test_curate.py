@@ -1,4 +1,4 @@
-"""The whole of curation on real sources: every document accounted for, the same result whatever the order, bad input."""
+"""Curation of real sources: every document accounted for, the same result in whatever order, bad input."""
 import json
 import os
 import resource
@@ -98,6 +98,13 @@ def test_the_result_depends_neither_on_names_nor_on_the_order_of_reading(raw, co
             shutil.copy(file, other / "0" / file.name)
     again = curate(sorted(other.iterdir(), reverse=True), tmp_path / "corpus")
     assert again.hash == corpus.hash and ids_by_split(again) == ids_by_split(corpus)
+
+
+def test_it_describes_itself_in_one_line(corpus):
+    text = corpus.describe()
+    kept = sum(s["documents"] for s in corpus.summary["splits"].values())
+    assert text.startswith(f"{kept} documents (") and f"kept of {corpus.summary['seen']['documents']} seen" in text
+    assert "by generated" in text and "\n" not in text
 
 
 def test_seed_moves_documents_between_splits_and_nothing_else(raw, corpus, tmp_path):

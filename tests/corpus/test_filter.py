@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from meristem.corpus import filter
 
 SENTENCES = "".join(f"Sentence number {w} tells of a thing that no other sentence here has told before.\n"
-                    for w in "one two three four five six seven eight nine ten".split())
+                    for w in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))
 CODE = inspect.getsource(module)
 BROKEN = [
     ("size", "prose", "Too short."),
@@ -18,11 +18,12 @@ BROKEN = [
     ("letters", "code", "".join(f"{'=' * n} {'-' * n} x\n" for n in range(1, 60))),
     ("letters", "prose", "".join(f"| a{n} | {'-' * n} | * |\n" for n in range(1, 40))),
     ("longest_line", "code", CODE + "x = '" + "abcd " * 250 + "'\n"),
-    ("mean_line", "code", "".join(f"value_{w} = call_of_something({'argument_with_a_long_name, ' * 6})\n" for w in "abcdefgh")),
+    ("mean_line", "code", "".join(f"value_{w} = call({'argument_with_a_long_name, ' * 6})\n" for w in "abcdefgh")),
     ("repeated_lines", "code", CODE[:300] + "        raise SystemExit\n" * 60),
     ("repeated_lines", "prose", SENTENCES + (SENTENCES.splitlines()[3] + "\n") * 4),
     ("mean_word", "prose", "\n".join("abcdefgh" * n for n in range(3, 20))),
-    ("words_with_letters", "prose", "alphabetic --- beautiful ... gamma ::: delta +++ epsilon words --- here *** too and === so on --- longer words"),
+    ("words_with_letters", "prose", "alphabetic --- beautiful ... gamma ::: delta +++ epsilon words --- here *** "
+     "too and === so on --- longer words"),
     ("placeholder", "prose", SENTENCES + "Lorem ipsum dolor sit amet."),
 ]
 
@@ -42,8 +43,8 @@ def test_every_rule_has_such_a_case():
 
 @pytest.mark.parametrize(("text", "kind"), [
     (CODE, "code"), (SENTENCES, "prose"),
-    ("Всё смешалось в доме Облонских. Жена узнала, что муж был в связи с бывшею в их доме француженкою-гувернанткой.", "prose"),
-    ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所でニャーニャー泣いていた事だけは記憶している。", "prose"),
+    ("Всё смешалось в доме Облонских. Жена узнала, что муж был в связи с бывшею в их доме гувернанткой.", "prose"),
+    ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で", "prose"),
 ])
 def test_good_text_passes_in_any_script(text, kind):
     assert filter.judge(text, kind) is None

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from meristem.corpus import ngrams
 
 WORD = re.compile(rb"[a-z0-9_\x80-\xff]+")
-texts = st.text(st.sampled_from("abAB12_ .,\n\té界\U0001f600"), max_size=60) | st.text(st.characters(exclude_categories=["Cs"]))
+texts = (st.text(st.sampled_from("abAB12_ .,\n\té界\U0001f600"), max_size=60)
+         | st.text(st.characters(exclude_categories=["Cs"])))
 
 
 def words(text: str) -> list[bytes]:

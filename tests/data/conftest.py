@@ -9,8 +9,8 @@ from meristem.data import shards
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    folder = find.standard_library()[0]
-    return curate([folder / name for name in ("asyncio", "email", "importlib", "json")], tmp_path_factory.mktemp("data") / "corpus")
+    folders = [find.standard_library()[0] / name for name in ("asyncio", "email", "importlib", "json")]
+    return curate(folders, tmp_path_factory.mktemp("data") / "corpus")
 
 
 @pytest.fixture(scope="session")
