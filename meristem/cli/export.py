@@ -47,6 +47,6 @@ def _write(source: Path, out: Path) -> dict[str, Any]:
         gap = float((loaded.module(ids).float() - again.module(ids).float()).abs().max())
     if gap != 0.0:
         shutil.rmtree(out)
-        raise MachineError(f"the reloaded model's logits differ by {gap:.3g}, so {out} was removed; {source} may be damaged")
+        raise MachineError(f"the reloaded logits differ by {gap:.3g}, so {out} was removed; {source} may be damaged")
     return {"model": str(source), "out": str(out), "format": "hf", "max_difference": gap,
             "parameters": sum(p.numel() for p in again.module.parameters())}

@@ -194,7 +194,7 @@ def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], 
 
 def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[str, Any], ledger: Ledger,
            progress: Progress) -> Path | None:
-    """The LoRA run on function bodies, as long as the budget allows; None where the corpus has no such functions."""
+    """The LoRA run on function bodies, as long as the budget allows; None for a corpus without such functions."""
     from meristem.corpus.store import Corpus
     from meristem.data.examples import function_bodies
     from meristem.recipes import language

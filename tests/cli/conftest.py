@@ -39,6 +39,12 @@ class Result:
 Run = Callable[..., Result]
 
 
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Edits that make any recipe train in a blink."""
+    return TINY
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """`run("list", "recipes", "--json")`: the verb in this process."""

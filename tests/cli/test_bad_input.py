@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
 from meristem.core.files import read_json
 
@@ -95,9 +94,9 @@ def test_an_output_folder_that_holds_something_else(run, real_files: Path, tmp_p
     assert result.status == 2 and "is a file" in result.complaint
 
 
-def test_a_run_folder_that_holds_another_run(run, corpus: Path, trained: Path) -> None:
+def test_a_run_folder_that_holds_another_run(run, tiny: list[str], corpus: Path, trained: Path) -> None:
     before = tree(trained)
-    result = run("pretrain", "llama", *TINY, f"data.corpus={corpus}", "train.steps=7", "--out", trained)
+    result = run("pretrain", "llama", *tiny, f"data.corpus={corpus}", "train.steps=7", "--out", trained)
     assert result.status == 2 and "train.steps is 6 there, 7 here" in result.complaint
     assert tree(trained) == before
 
@@ -130,6 +129,8 @@ def test_a_damaged_model_folder(run, trained: Path, tmp_path: Path, damage: str)
     shutil.copytree(trained / "model", folder)
     weights, name = folder / "model.safetensors", "model.layers.0.mlp.up_proj.weight"
     tensors = load_file(weights)
+    if damage in ("missing", "shape"):
+        (folder / "MANIFEST.json").unlink()                     # as from another program; ours have a manifest
     if damage == "missing":
         del tensors[name]
         save_file(tensors, weights)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
 
 
 def test_curate_says_what_it_kept(run, real_files: Path, corpus: Path) -> None:
@@ -34,8 +33,8 @@ def test_chat_in_a_pipe(run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "does not converse" in result.err and result.out.startswith("def add(a, b):")
 
 
-def test_adapt_evaluate_export_card(run, corpus: Path, trained: Path, tmp_path: Path) -> None:
-    edits = [w for w in TINY if w.startswith("train.")]
+def test_adapt_evaluate_export_card(run, tiny: list[str], corpus: Path, trained: Path, tmp_path: Path) -> None:
+    edits = [w for w in tiny if w.startswith("train.")]
     fill = tmp_path / "fill"
     words = ["function_bodies", f"data.corpus={corpus}", *edits, "train.steps=3", "--out", fill, "--json"]
     done = run("adapt", trained, *words)
@@ -68,9 +67,9 @@ def test_scientific_notation_in_a_yaml_file(run, tmp_path: Path) -> None:
     assert run("show", mine, "--json").json["recipe"]["train"]["lr"] == 0.001
 
 
-def test_ctrl_c_leaves_a_resumable_run(corpus: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_resumable_run(tiny: list[str], corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    words = ["pretrain", "llama", *TINY, f"data.corpus={corpus}", "train.steps=100000", "--out", str(folder)]
+    words = ["pretrain", "llama", *tiny, f"data.corpus={corpus}", "train.steps=100000", "--out", str(folder)]
     child = subprocess.Popen([sys.executable, "-m", "meristem", *words], stderr=subprocess.PIPE, text=True)
     log, deadline = folder / "log.jsonl", time.monotonic() + 60
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
