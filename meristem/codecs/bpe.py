@@ -58,7 +58,10 @@ class Bpe:
         return [next(ascii_ids if text.isascii() else other_ids) for text in texts]
 
     def _encode_each(self, texts: list[str]) -> list[np.ndarray]:
-        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
+        try:
+            found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
+        except TypeError:                                      # what the library says of half a surrogate pair
+            raise RequestError("the text holds half a surrogate pair, which is no character and has no UTF-8") from None
         return [np.array(e.ids, dtype=np.int32) for e in found]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

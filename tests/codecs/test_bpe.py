@@ -113,6 +113,11 @@ def test_bad_requests(tmp_path):
         codecs.load(tmp_path)
 
 
+def test_half_a_surrogate_pair_is_an_error_in_one_line(codec):
+    with pytest.raises(RequestError, match="surrogate"):
+        codec.encode("a\udcff")
+
+
 def test_an_end_token_that_does_not_exist_is_named(codec, tmp_path):
     codec.save(tmp_path)
     config = tmp_path / base.CONFIG

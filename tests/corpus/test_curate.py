@@ -3,11 +3,14 @@ import json
 import os
 import resource
 import shutil
+import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.progress import Progress
@@ -200,6 +203,22 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(raw, tmp_path):
         (raw / "json" / "new.py").unlink()
     assert Corpus.open(out).hash == first.hash
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass")) |
+                st.sampled_from([(STDLIB / "bisect.py").read_bytes(), (STDLIB / "abc.py").read_bytes()]), max_size=8))
+def test_whatever_lies_in_a_folder_every_file_is_accounted_for(contents):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "raw"
+        folder.mkdir()
+        for n, raw in enumerate(contents):
+            (folder / f"{n}.py").write_bytes(raw)
+        for module in ("copyreg", "keyword", "heapq", "queue"):
+            shutil.copy(STDLIB / f"{module}.py", folder)
+        rows = list(curate([folder], Path(name) / "out").ledger())
+        assert Counter(row["path"] for row in rows) == Counter(f"raw/{p.name}" for p in folder.iterdir())
+        assert all(row["verdict"] == "kept" or row["rule"] for row in rows)
 
 
 def test_nothing_left_says_what_dropped_it(tmp_path):

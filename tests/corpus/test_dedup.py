@@ -75,6 +75,17 @@ def test_signatures_estimate_jaccard_without_bias(planted):
     assert abs(error.mean()) < 0.02 and error.std() < 0.06      # theory: 0.046 at J = 0.5
 
 
+def test_a_template_shared_by_many_texts_costs_a_few_comparisons_each():
+    rng, template, asked = random.Random(1), [f"t{n}" for n in range(150)], []
+    texts = [" ".join([*template, *rng.choices(VOCABULARY, k=45)]) for _ in range(300)]
+    texts.append(texts[-1] + " and some more words")
+    shingles = [ngrams.hashes(t, dedup.SHINGLE) for t in texts]
+    seen = dedup.Kept(lambda index: asked.append(index) or shingles[index])
+    twins = [seen.twin(i, dedup.signature(s)) for i, s in enumerate(shingles)]
+    assert twins[:-1] == [None] * 300 and twins[-1] is not None and twins[-1][0] == 299
+    assert 300 < len(asked) <= 301 * (dedup.TRIES + 1)
+
+
 def test_texts_without_shingles_are_never_twins():
     empty = np.empty(0, np.uint64)
     seen = dedup.Kept(lambda index: empty)

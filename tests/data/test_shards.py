@@ -1,4 +1,5 @@
 """Shards hold every document, know where each begins and which it is, and are made once."""
+import resource
 import shutil
 
 import numpy as np
@@ -74,6 +75,18 @@ def test_damage_is_named_and_mended(corpus, codec, made, tmp_path):
     again = shards.tokenise(Corpus.open(copy), codec, heard)
     assert again.hash == made.hash and np.array_equal(again.split("train").tokens, made.split("train").tokens)
     assert "making them again" in heard.lines[0]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(corpus):
+    codec = char.fit([*(d.text for name in SPLITS for d in corpus.documents(name)), "\N{SNOWMAN}"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a larger file fails to be written, as on a full disk
+    try:
+        with pytest.raises(MachineError, match="free some space"):
+            shards.tokenise(corpus, codec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [p for p in (corpus.folder / "tokens").iterdir() if codec.hash in p.name]
 
 
 def test_an_unknown_split_is_an_error(made):
