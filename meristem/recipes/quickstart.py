@@ -159,7 +159,6 @@ def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, pro
     from meristem.data.shards import tokenise
     from meristem.train.run import codec_of
     with ledger.stage("curate"):
-        progress.stage("curate")
         limit = int(budget * BYTES_PER_SECOND)
         corpus = curate(list(paths) or standard_library(), out / "corpus", limit_bytes=limit, progress=progress)
         if ledger.facts.get("corpus", corpus.hash) != corpus.hash:
@@ -178,10 +177,14 @@ def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], 
     if path.is_file() and (old := read_json(path)).get("key") == key:
         return from_dict(Run, old["run"])
     with ledger.stage("plan"):
-        made = make_plan(corpus, (budget - ledger.spent) * PRETRAIN, rate=rate, progress=progress)
+        share = (budget - ledger.spent) * PRETRAIN
+        try:
+            made = make_plan(corpus, share, rate=rate, progress=progress)
+        except RequestError as error:
+            raise RequestError(f"of --budget {budget:g}s, {share:.0f} s are pretraining's share: {error}") from None
         for line in made.explain():
             progress.say(line)
-        # a validation reads 131 k tokens forward only, at about three times the training rate: keep it to 5 % of the time
+        # a validation reads 131 k tokens forward only, three times as fast as training: keep them to 5 % of the time
         checks = max(1, min(10, int(0.05 * made.seconds * 3 * made.tokens_per_second / VALIDATION_TOKENS)))
         steps = made.run.train.steps
         rhythm = {"train.validate_every": -(-steps // checks), "train.sample_every": -(-steps // 6)}
