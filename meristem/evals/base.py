@@ -7,10 +7,11 @@ docs/scores.md.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from meristem.core.config import to_dict
 from meristem.core.files import digest_bytes
 from meristem.core.progress import Progress
 from meristem.evals.statistics import Difference, Interval, bootstrap, effective_items, mcnemar, permutation, wilson
@@ -80,6 +81,10 @@ class Score:
     contamination: Contamination | None
     paired: Paired | None
     seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as evals/*.json holds them."""
+        return to_dict(self)
 
 
 @dataclass(frozen=True)

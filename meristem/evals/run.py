@@ -103,6 +103,20 @@ def read(folder: Path) -> list[Score]:
             for tree in read_json(path)["scores"]]
 
 
+def render(scores: Sequence[Score]) -> str:
+    """A plain table of certificates: name, value, interval, n, baseline, clean items, and the paired difference."""
+    rows = [("score", "value", "95 % interval", "n", "baseline", "clean", "against")]
+    for s in scores:
+        base, dirt, pair = s.baseline, s.contamination, s.paired
+        rows.append((s.name, f"{s.value:.4g} {s.unit}", f"{s.interval.low:.4g} to {s.interval.high:.4g}", str(s.n),
+                     f"{base.value:.4g} ({base.what})" if base else "-",
+                     f"{dirt.clean_n} of {s.n}" if dirt else "-",
+                     f"{pair.against}: {pair.difference:+.4g}, p {pair.p:.2g}" if pair else "-"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcome, seconds: float,
                  against: Subject | None, other: Outcome | None) -> Score:
     seed = seed_of(asked.seed, asked.task.name, metric.name, "intervals")
@@ -165,5 +179,5 @@ def _write(folder: Path, subject: Subject, asked: Asked, outcome: Outcome, secon
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(folder / FOLDER / f"{asked.task.name}.json",
                {"task": asked.task.name, "version": asked.task.version, "key": _key(subject, asked), "seconds": seconds,
-                "scores": [to_dict(s) for s in scores], "groups": asked.groups, "outcome": to_dict(outcome),
+                "scores": [s.to_dict() for s in scores], "groups": asked.groups, "outcome": to_dict(outcome),
                 "examples": shown})

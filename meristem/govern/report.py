@@ -44,7 +44,7 @@ def render(facts: Facts) -> str:
                                      undefined=jinja2.StrictUndefined)
     base = facts.runs[0]
     examples_task, examples = _examples(facts)
-    parts = {
+    parts: dict[str, Any] = {
         "title": _title(facts), "folder": facts.folder.name, "lead": _lead(facts), "tiles": _tiles(facts),
         "forests": _forests(facts), "scores": _scores(facts), "examples": examples, "examples_task": examples_task,
         "runs": [_run(run, facts) for run in facts.runs], "plan": _plan(facts, base), "data": _data(facts.corpus),
@@ -255,7 +255,8 @@ def _plan(facts: Facts, base: RunFacts) -> dict[str, Any] | None:
              short(_median(_column(base, "tokens_per_second")))),
             ("Validation loss, nats a token", in_unit(plan.get("nats_per_token"), ""),
              in_unit(result.get("validation"), "")),
-            ("Bits per byte", in_unit(plan.get("bits_per_byte"), "") + band, in_unit(bits["value"] if bits else None, ""))]
+            ("Bits per byte", in_unit(plan.get("bits_per_byte"), "") + band,
+             in_unit(bits["value"] if bits else None, ""))]
     why = plan.get("why", "")
     return {"rows": rows, "why": " ".join(why) if isinstance(why, list) else str(why)}
 

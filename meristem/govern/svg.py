@@ -163,7 +163,8 @@ def _figure(title: str, about: str, y_name: str, height: float, body: Sequence[M
     key = Markup('<span class="key"><i class="{}"></i>{}</span>')
     keys = Markup("").join(key.format(style, name) for name, style in names)
     caption = Markup('<figcaption><b>{}</b> <span class="unit">{}</span><span class="keys">{}</span></figcaption>')
-    drawing = Markup('<svg viewBox="0 0 {0} {1}" role="img" aria-label="{2}. {3}"><title>{2}</title><desc>{3}</desc>{4}</svg>')
+    drawing = Markup('<svg viewBox="0 0 {0} {1}" role="img" aria-label="{2}. {3}"><title>{2}</title><desc>{3}</desc>'
+                     '{4}</svg>')
     return Markup('<figure>{}<div class="plot">{}</div></figure>').format(
         caption.format(title, y_name, keys),
         drawing.format(WIDTH, round(height), title, about, Markup("").join(body)))

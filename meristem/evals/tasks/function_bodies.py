@@ -3,7 +3,7 @@
 The model continues the prompt greedily; the body ends at the first line indented less than its first line. Three
 scores: the whole body equals the author's (compared as syntax trees, so spacing and comments do not count; as text
 where one of them does not parse), its first line does, and bits per byte of the author's body given the prompt. Bodies
-over 96 tokens are left out. Baselines: the training split's most common body and first line; the 5-gram for bits.
+over 96 tokens are left out. Baselines: the training split's most common body and first line; the 5-gram.
 """
 import ast
 import textwrap
@@ -16,7 +16,7 @@ from meristem.codecs.base import Codec
 from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
-from meristem.data.examples import function_bodies
+from meristem.data.examples import Example, function_bodies
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
 from meristem.evals.subject import prompt_ids
 from meristem.evals.tasks.bits_per_byte import answer_bits, answer_bytes
@@ -40,7 +40,7 @@ class FunctionBodies:
         found = list(function_bodies(corpus, "test"))
         order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))
         turn: Counter[str] = Counter()
-        ranked = []
+        ranked: list[tuple[int, int, Example]] = []
         for i in order:
             ranked.append((turn[found[i].document], len(ranked), found[i]))
             turn[found[i].document] += 1

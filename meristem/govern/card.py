@@ -1,0 +1,213 @@
+"""The model card: `model/README.md` in the Hugging Face format, from the run folder's files and nothing else.
+
+    write(Path("runs/quickstart/base"))     # returns the path of the card
+
+Mitchell et al. 2019, "Model cards for model reporting", with the front matter that huggingface.co reads (licence, tags,
+datasets, model-index). What the folder does not record is named as a gap, never left out. Text that a model or a corpus
+wrote stands in fenced blocks that it cannot close.
+"""
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meristem.core.errors import RequestError
+from meristem.core.files import write_bytes
+from meristem.govern.facts import Facts, RunFacts, Tree, gather
+from meristem.govern.lineage import links
+from meristem.govern.numbers import MISSING, count, duration, in_unit, p_value, percent, short
+from meristem.govern.report import gaps
+
+SAMPLES = 2
+
+
+def write(folder: Path) -> Path:
+    """Write the card of one run folder; RequestError when it holds no run or no model yet."""
+    facts = gather(folder)
+    if len(facts.runs) != 1 or not facts.runs[0].config:
+        raise RequestError(f"{folder} is not a run folder with a model/ in it; a card describes one model")
+    path = folder / "model" / "README.md"
+    write_bytes(path, render(facts).encode("utf-8", "replace"))
+    return path
+
+
+def render(facts: Facts) -> str:
+    """The card as Markdown with YAML front matter."""
+    run = facts.runs[0]
+    head = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
+    parts = [f"---\n{head}---\n", f"# {_name(facts)}\n", _about(run), _use(run), _architecture(run), _data(facts),
+             _training(run), _evaluation(run), _samples(run), _limits(facts), _lineage(run)]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(facts: Facts) -> dict[str, Any]:
+    """What huggingface.co reads. The weights' licence is the owner's choice: "other" until someone states it."""
+    run = facts.runs[0]
+    head: dict[str, Any] = {
+        "license": "other", "license_name": "not-stated", "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["meristem", str(run.manifest.get("family", "")), *(["lora"] if run.adapted else [])],
+        "datasets": [_dataset(facts)]}
+    if run.adapted:
+        head["base_model"] = Path(run.recipe.base).parent.name
+    if run.scores:
+        task = {"type": "text-generation", "name": "text generation"}
+        data = {"name": "test split of the training corpus", "type": _dataset(facts), "split": "test",
+                "revision": run.scores[0]["corpus_hash"]}
+        metrics = [{"type": s["name"], "name": s["what"], "value": round(s["value"], 6), "verified": False}
+                   for s in run.scores]
+        head["model-index"] = [{"name": _name(facts), "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+    return head
+
+
+def _name(facts: Facts) -> str:
+    folder = facts.folder.resolve()
+    return f"{folder.parent.name}-{folder.name}" if folder.name in ("base", "fill") else folder.name
+
+
+def _dataset(facts: Facts) -> str:
+    return (facts.corpus_folder or Path(facts.runs[0].recipe.data.corpus)).name or "unnamed"
+
+
+def _about(run: RunFacts) -> str:
+    made = "trained from scratch"
+    if run.adapted:
+        method = run.recipe.adapt.name.upper() if run.recipe.adapt else "training all of its weights"
+        made = f"adapted from `{Path(run.recipe.base).parent.name}` by {method}"
+    size = short(run.manifest.get("parameters"))
+    return (f"A decoder language model of the {run.manifest.get('family', 'unknown')} family with {size} parameters, "
+            f"{made} with meristem. Every number below was read from the run's own files.\n")
+
+
+def _use(run: RunFacts) -> str:
+    prompt = "def area(self):\\n    \\\"\\\"\\\"Width times height.\\\"\\\"\\\"" if run.adapted else "def "
+    return f'''## How to use it
+
+```python
+import meristem
+
+model = meristem.load("path/to/this/folder")
+print(model.generate("{prompt}", length=64))
+```
+
+With transformers, without meristem:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+ids = tokenizer("def ", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0]))
+```
+'''
+
+
+def _architecture(run: RunFacts) -> str:
+    c = run.config
+    rows = [("parameters", count(run.manifest.get("parameters"))), ("layers", count(c.get("num_hidden_layers"))),
+            ("width", count(c.get("hidden_size"))), ("hidden width", count(c.get("intermediate_size"))),
+            ("heads", count(c.get("num_attention_heads"))),
+            ("key and value heads", count(c.get("num_key_value_heads"))),
+            ("context, tokens", count(c.get("max_position_embeddings"))), ("vocabulary", count(c.get("vocab_size")))]
+    return "## Architecture\n\n" + _table(("", ""), rows)
+
+
+def _data(facts: Facts) -> str:
+    corpus = facts.corpus
+    if not corpus.get("splits"):
+        return "## Training data\n\nThe corpus folder was not there when this card was written.\n"
+    of = [("Split", "splits"), ("Kind", "kinds"), ("Licence", "licences")]
+    kept = [(f"{title}: {name}", count(r["documents"]), short(r["bytes"], "B"))
+            for title, key in of for name, r in corpus[key].items()]
+    dropped = [(name.replace("_", " "), count(r["documents"]), short(r["bytes"], "B"))
+               for name, r in corpus["dropped"].items()]
+    head = ("", "documents", "bytes")
+    return (f"## Training data\n\nInputs: {', '.join(f'`{Path(i).name}`' for i in corpus.get('inputs', []))}. "
+            f"{count(corpus['seen']['documents'])} documents and files were read. Corpus hash `{corpus['hash']}`; its "
+            f"ledger holds every decision with its witness.\n\n{_table(head, kept)}\nDropped, by rule:\n\n"
+            f"{_table(head, dropped)}")
+
+
+def _training(run: RunFacts) -> str:
+    t, r, machine = run.recipe.train, run.result, run.manifest.get("machine", {})
+    shares = sorted(row["share_of_peak"] for row in run.log if row.get("share_of_peak") is not None)
+    skipped = sum(bool(row.get("skipped")) for row in run.log)
+    rows = [("steps", count(r.get("step"))), ("tokens", count(r.get("tokens"))),
+            ("batch", f"{t.batch} sequences of {t.context} tokens"),
+            ("optimiser", f"{t.optimizer}, peak learning rate {t.lr:g}, {t.schedule}, weight decay {t.weight_decay:g}"),
+            ("precision", t.dtype), ("seed", str(run.recipe.seed)), ("steps skipped as not finite", count(skipped)),
+            ("last training loss, nats a token", in_unit(r.get("loss"), "")),
+            ("validation loss, nats a token", in_unit(r.get("validation"), "")),
+            ("time", duration(r.get("train_seconds"))), ("compute", short(r.get("flops"), "FLOP")),
+            ("share of the machine's peak", percent(shares[len(shares) // 2] if shares else None, 0)),
+            ("peak memory", short(r.get("peak_rss"), "B")),
+            ("machine", ", ".join(f"{key} {machine.get(key, MISSING)}" for key in ("cpu", "threads", "torch"))),
+            ("energy", _energy(run.energy))]
+    return "## Training\n\n" + _table(("", ""), rows)
+
+
+def _energy(e: Tree) -> str:
+    if "joules" not in e:
+        return "not recorded for this run"
+    return f"{e['joules'] / 3600:.3g} Wh ({e['low'] / 3600:.2g} to {e['high'] / 3600:.2g}); {e['method']}"
+
+
+def _evaluation(run: RunFacts) -> str:
+    if not run.scores:
+        return "## Evaluation\n\nNot run.\n"
+    head = ("score", "value", "95 % interval", "n", "baseline", "clean value (n)", "in training: whole, 13 words")
+    rows = []
+    for s in run.scores:
+        unit, dirt = s["unit"], s["contamination"]
+        low, high = (in_unit(s["interval"][key], unit) for key in ("low", "high"))
+        base = f"{in_unit(s['baseline']['value'], unit)}: {s['baseline']['what']}" if s["baseline"] else MISSING
+        clean = f"{in_unit(dirt['clean_value'], unit)} ({dirt['clean_n']})" if dirt else "not checked"
+        better = "more is better" if s["higher_is_better"] else "less is better"
+        rows.append((f"{s['what']} (`{s['name']}`, {better})", in_unit(s["value"], unit),
+                     f"{low} to {high}, {s['interval']['method']}", count(s["n"]), base, clean,
+                     f"{dirt['exact']}, {dirt['gram13']}" if dirt else MISSING))
+    pairs = [f"- `{s['name']}` against {p['against']}: {p['difference']:+.4f}, {p_value(p['p'])} ({p['test']})"
+             for s in run.scores if (p := s["paired"])]
+    tail = "\nPaired with the other model on the same items:\n\n" + "\n".join(pairs) + "\n" if pairs else ""
+    return ("## Evaluation\n\nOn the test split, which no training step saw. `evals/*.json` in the run folder hold the "
+            f"full certificates: prompts, seeds, hashes and every item's result.\n\n{_table(head, rows)}{tail}")
+
+
+def _samples(run: RunFacts) -> str:
+    if not run.samples:
+        return ""
+    texts = [f"After step {count(row['step'])}:\n\n{fenced(row['text'])}" for row in run.samples[-SAMPLES:]]
+    return "## What it writes\n\nNot chosen; the last samples of training.\n\n" + "\n".join(texts)
+
+
+def _limits(facts: Facts) -> str:
+    known = ["It continues text in the manner of its training data; it is no assistant; nothing it says is checked.",
+             "It may repeat training text, licences and names included.",
+             "The licence of the weights is not stated; the training documents keep theirs (see the table)."]
+    return "## Limitations and gaps\n\n" + "".join(f"- {line}\n" for line in (*known, *gaps(facts)))
+
+
+def _lineage(run: RunFacts) -> str:
+    word = {True: "holds", False: "broken", None: "not checked"}
+    rows = [(link.what, f"`{link.hash or MISSING}`", word[link.ok] + (f": {link.why}" if link.why else ""))
+            for link in links(run)]
+    return "## Lineage\n\n" + _table(("link", "hash", "check"), rows)
+
+
+def fenced(text: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text.rstrip()}\n{fence}\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """One line that cannot end its cell or become HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

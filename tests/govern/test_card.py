@@ -1,0 +1,64 @@
+"""The model card: front matter that huggingface.co can read, and every number from the run's files."""
+
+import pytest
+import yaml
+
+from meristem.core.errors import RequestError
+from meristem.core.files import read_json, write_json
+from meristem.govern import card
+
+
+def parts(folder):
+    text = card.write(folder).read_text(encoding="utf-8")
+    _, head, body = text.split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_front_matter_holds_every_score(quickstart):
+    head, _ = parts(quickstart / "fill")
+    assert head["library_name"] == "transformers" and head["pipeline_tag"] == "text-generation"
+    assert (
+        head["base_model"] == "base"
+        and head["tags"] == ["meristem", "llama", "lora"]
+        and head["datasets"] == ["corpus"]
+    )
+    [result] = head["model-index"][0]["results"]
+    found = {m["type"]: m["value"] for m in result["metrics"]}
+    certificates = [s for p in (quickstart / "fill" / "evals").glob("*.json") for s in read_json(p)["scores"]]
+    assert found == {s["name"]: s["value"] for s in certificates}
+
+
+def test_body_holds_the_numbers_of_the_files(quickstart):
+    _, body = parts(quickstart / "base")
+    for fact in (
+        "5,912,832",
+        "PSF-2.0",
+        "| near duplicate | 11 |",
+        "Validation".lower(),
+        "1.142",
+        "1.082 to 1.202",
+        "128 TFLOP",
+        "3, 15",
+        "Risk battery: not run",
+        "not recorded for this run",
+        "AMD EPYC",
+        "trained from scratch",
+    ):
+        assert fact in body, fact
+    changed = quickstart / "base" / "result.json"
+    write_json(changed, {**read_json(changed), "validation": 1.2345})
+    assert "1.234" in parts(quickstart / "base")[1]
+
+
+def test_samples_cannot_leave_their_block():
+    text = "before\n```\n# not a heading\n````\n<script>"
+    block = card.fenced(text)
+    assert block.startswith("`````text\n") and block.endswith("`````\n") and "`````" not in text
+
+
+def test_an_unfinished_run_has_no_card(quickstart):
+    (quickstart / "base" / "model" / "config.json").unlink()
+    with pytest.raises(RequestError, match="not a run folder with a model"):
+        card.write(quickstart / "base")
+    with pytest.raises(RequestError, match="one model"):
+        card.write(quickstart)
