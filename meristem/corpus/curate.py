@@ -107,7 +107,7 @@ def _read_into(pool: Path, roots: Sequence[Path], without: tuple[Path, ...], pro
                     entry.start, entry.signature = first[entry.id].start, first[entry.id].signature
             entries.append(entry)
             size += entry.bytes
-            progress.update(min(len(entries), count), megabytes=size / 1e6)     # a file may be several documents
+            progress.update(min(len(entries), count), megabytes=round(size / 1e6, 1))  # a file may be several documents
     return entries
 
 
