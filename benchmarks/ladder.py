@@ -1,6 +1,6 @@
 """The ladder of small runs behind `meristem/plan/law.json`: sizes x token counts, then a fit of L(N, D).
 
-    python -m benchmarks.ladder CORPUS                  # about an hour on two cores; resumable, a row a run
+    python -m benchmarks.ladder CORPUS                  # about half an hour on two quiet cores; resumable, a row a run
     python -m benchmarks.ladder CORPUS --fit            # writes meristem/plan/law.json from the rows
 
 Every run has the batch and learning rate that a plan would give it (`plan.recipe`), so the law holds for planned runs.
@@ -31,11 +31,11 @@ from meristem.train.run import codec_of, pretrain
 
 ROWS = Path(__file__).parent / "results" / "ladder.jsonl"
 SIZES = "64x3,128x3,192x4,256x6"
-TOKENS = "5e5,1e6,2e6,4e6,8e6"
+TOKENS = "2.5e5,5e5,1e6,2e6,4e6"
 VOCAB = 4096
 PRIOR = 1e-3
-LARGEST = 2.0e14                        # FLOPs: runs beyond take too long, and no budget of minutes goes there
-SMALLEST_RATIO = 0.25                   # tokens a parameter: fewer is no training
+LARGEST = 6e13                          # FLOPs: five minutes on two cores; a budget of minutes goes no further
+SMALLEST_RATIO = 0.15                   # tokens a parameter: fewer is no training
 
 
 def text_of(folder: Path) -> tuple[Text, Corpus]:

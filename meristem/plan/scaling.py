@@ -29,7 +29,7 @@ REPEAT = 15.387756
 HUBER = 1e-3
 Number = int | float                    # counts are integers, effective counts are not
 OWN = Path(__file__).parent / "law.json"
-STARTS = 8                              # best points of the grid that are polished
+STARTS = 4                              # best points of the grid that are polished
 GRID = {"alpha": (0.0, 0.5, 1.0, 1.5, 2.0), "beta": (0.0, 0.5, 1.0, 1.5, 2.0), "e": (-1.0, -0.5, 0.0, 0.5, 1.0),
         "a": (0.0, 5.0, 10.0, 15.0, 20.0, 25.0), "b": (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)}
 

@@ -76,8 +76,8 @@ def test_a_real_full_disk_keeps_the_old_checkpoints_warns_and_stops_after_three(
     assert end["found"]["names"] == ["lock", "step-000002", "step-000005"]
 
 
-def test_a_limit_on_the_size_of_files_is_a_warning_too(tmp_path):
-    end, = cases("limit", tmp_path)
+def test_a_limit_on_the_size_of_files_is_a_warning_too(saves):
+    end = saves["limit", ""]
     assert len(end["warnings"]) == 2 and "File too large" in end["warnings"][0]
     assert end["found"]["step"] == 2 and end["found"]["right"] and end["found"]["names"] == ["lock", "step-000001",
                                                                                              "step-000002"]

@@ -112,7 +112,7 @@ def test_little_memory_means_micro_batches_then_smaller_models_then_a_refusal():
     micro = tight.run.train.micro
     assert 0 < micro < tight.run.train.batch and tight.run.train.batch % micro == 0
     assert tight.memory < 0.7 * 0.9 * day.memory
-    tiny = make(86400, TEXT, dataclasses.replace(MACHINE, memory=200 << 20), law=LAW)
+    tiny = make(86400, TEXT, dataclasses.replace(MACHINE, memory=1000 << 20), law=LAW)
     assert tiny.parameters < day.parameters
     with pytest.raises(RequestError, match="nothing of 20 model sizes"):
         make(86400, TEXT, dataclasses.replace(MACHINE, memory=1 << 20), law=LAW)
