@@ -29,6 +29,13 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     return out.astype(np.int64)
 
 
+def uniform(keys: np.ndarray, place: int) -> np.ndarray:
+    """One number in [0, 1) for each of `keys` (uint64 [N]) at a place in their streams, float64 [N]."""
+    with np.errstate(over="ignore"):
+        mixed = _mix(keys + np.uint64(place + 1) * np.uint64(0x9E3779B97F4A7C15))
+    return (mixed >> np.uint64(11)) * 2.0**-53
+
+
 def _feistel(x: np.ndarray, half: int, mask: np.uint64, keys: np.ndarray) -> np.ndarray:
     left, right = x >> np.uint64(half), x & mask
     for key in keys:

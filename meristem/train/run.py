@@ -243,7 +243,7 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
     model = parts.objective.model
     compute_in(model, None)
     if parts.run.adapt:
-        lora.save(folder / "adapter", model, parts.family, parts.base_hash)
+        lora.save(folder / "adapter", model, parts.family, parts.base_hash, parts.run.base)
         lora.merge(model)
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
     hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage)

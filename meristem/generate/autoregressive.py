@@ -1,0 +1,105 @@
+"""Autoregressive decoding over a static key/value cache: greedy, temperature, top-k and nucleus (Holtzman et al. 2020,
+https://arxiv.org/abs/1904.09751 section 3.1), for prompts of different lengths in one batch.
+
+    generate(module, [codec.encode("def ")], length=64, temperature=0.8, top_p=0.95, seed=0, stop={codec.end})
+
+Prompts are padded on the right: the cache's slots are positions, a query sees slots up to its own, so padding is
+overwritten before anything looks at it and no mask is needed. The random number of a token is a pure function of
+(seed, row, position), so a row's text does not depend on what else is in the batch or when the others stop.
+"""
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from meristem.core.errors import RequestError
+from meristem.core.random import seed_of, uniform
+
+
+@dataclass
+class Generation:
+    """What was added to one prompt; `logprobs` are natural, under the model itself (temperature 1, no truncation)."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False                   # a stop token ended it; that token is not in `tokens`
+
+
+@torch.no_grad()
+def generate(module: nn.Module, prompts: Sequence[np.ndarray], *, length: int, temperature: float = 0.0, top_k: int = 0,
+             top_p: float = 1.0, seed: int = 0, stop: Collection[int] = (),
+             on_token: Callable[[int, int], None] | None = None) -> list[Generation]:
+    """Up to `length` tokens after each prompt; temperature 0 is greedy, top_k 0 and top_p 1 keep everything.
+
+    `on_token(row, token)` is called as tokens appear. RequestError for an empty prompt, a prompt that leaves no room in
+    the model's context, or numbers outside their range.
+    """
+    _check(module, prompts, length, temperature, top_k, top_p)
+    was_training = module.training
+    module.eval()
+    out = [Generation() for _ in prompts]
+    keys = np.array([seed_of(seed, "row", row) for row in range(len(prompts))], dtype=np.uint64)
+    rows = np.arange(len(prompts))                             # which prompts are still going
+    at = torch.tensor([len(p) for p in prompts])               # the position of each row's next token
+    longest = int(at.max())
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, :len(prompt)] = torch.as_tensor(np.asarray(prompt), dtype=torch.long)
+    cache = module.caches(len(prompts), longest + length)      # type: ignore[operator]
+    features = module.features(tokens, torch.arange(longest).expand(len(prompts), -1), cache)       # type: ignore[operator]
+    logits = module.head(features[torch.arange(len(prompts)), at - 1]).float()                      # type: ignore[operator]
+    for place in range(length):
+        logp = logits.log_softmax(-1)
+        new = pick(logits, uniform(keys[rows], place), temperature, top_k, top_p)
+        ended = torch.zeros(len(rows), dtype=torch.bool)
+        for i, (row, token, p) in enumerate(zip(rows, new.tolist(), logp.gather(1, new[:, None])[:, 0].tolist(), strict=True)):
+            if token in stop:
+                out[row].stopped, ended[i] = True, True
+                continue
+            out[row].tokens.append(token)
+            out[row].logprobs.append(p)
+            if on_token:
+                on_token(int(row), token)
+        if place == length - 1 or bool(ended.all()):
+            break
+        if bool(ended.any()):                                  # finished rows leave the batch
+            going = (~ended).nonzero()[:, 0]
+            rows, at, new = rows[going.numpy()], at[going], new[going]
+            for layer in cache:
+                layer.keep(going)
+        logits = module(new[:, None], at[:, None], cache)[:, 0].float()
+        at = at + 1
+    module.train(was_training)
+    return out
+
+
+def pick(logits: Float[Tensor, "B V"], at: np.ndarray, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """One token a row, int64 [B]: the token in whose share of the (truncated) distribution the number `at` [B] falls."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
+    probs, order = logits.double().softmax(-1).sort(descending=True, stable=True)
+    if top_p < 1:
+        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)      # the first token to reach top_p stays
+    edges = probs.cumsum(-1)
+    chosen = torch.searchsorted(edges, torch.from_numpy(at)[:, None] * edges[:, -1:], right=True)
+    last = (probs > 0).sum(-1, keepdim=True) - 1               # rounding must not fall off the end
+    return order.gather(1, chosen.minimum(last))[:, 0]
+
+
+def _check(module: nn.Module, prompts: Sequence[np.ndarray], length: int, temperature: float, top_k: int,
+           top_p: float) -> None:
+    context = module.config.context                            # type: ignore[union-attr]
+    if not prompts or any(len(p) == 0 for p in prompts):
+        raise RequestError("there is nothing to go on from: each prompt needs at least one token")
+    if (longest := max(len(p) for p in prompts)) + length > context:         # type: ignore[operator]
+        raise RequestError(f"a prompt of {longest} tokens and {length} new ones exceed the model's context of {context}; "
+                           "shorten the prompt or ask for fewer tokens")
+    if length < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise RequestError(f"length {length} must be >= 1, temperature {temperature} >= 0, top_k {top_k} >= 0 and "
+                           f"top_p {top_p} in (0, 1]")
