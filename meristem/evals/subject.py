@@ -52,8 +52,9 @@ class Subject:
         return [np.concatenate([next(found)[-fresh:] for _, fresh in rows]) for rows in windows]
 
     def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
-        """Prompts are cut on the left so that prompt and completion fit the context."""
+        """Prompts are cut on the left so that both fit the context; a completion takes at most half of it."""
         from meristem.generate.autoregressive import generate
+        length = min(length, self.context // 2)
         cut = [np.asarray(p)[-(self.context - length):] for p in prompts]
         order = sorted(range(len(cut)), key=lambda i: len(cut[i]))     # rows of like length share a batch
         out: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(cut)
@@ -62,7 +63,7 @@ class Subject:
             done = generate(self.module, [cut[i] for i in rows], length=length, temperature=temperature,
                             seed=seed + start, stop={self.codec.end})
             for i, generation in zip(rows, done, strict=True):
-                out[i] = np.asarray(generation.tokens, dtype=np.int32)
+                out[i] = np.array(generation.tokens + [self.codec.end] * generation.stopped, dtype=np.int32)
         return out
 
 

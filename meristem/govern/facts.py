@@ -53,7 +53,6 @@ class Facts:
     corpus: Tree
     corpus_folder: Path | None
     plan: Tree
-    energy: Tree                        # of the whole folder, where it was metered as one
 
 
 def gather(folder: Path) -> Facts:
@@ -63,9 +62,9 @@ def gather(folder: Path) -> Facts:
         raise RequestError(f"{folder} holds no run: neither it nor a folder in it has a recipe.json")
     runs = sorted(map(gather_run, folders), key=lambda r: (r.adapted, r.name))
     where = corpus_of(runs[0])
-    plan = next((t for p in (folder, *folders) if (t := _tree(p / "plan.json"))), {})
-    energy = {} if folders == [folder] else _tree(folder / "energy.json")
-    return Facts(folder, runs, _tree(where / "corpus.json") if where else {}, where, plan, energy)
+    plan = next((t for p in (folder, *folders, folder.parent) if (t := _tree(p / "plan.json"))), {})
+    corpus = _tree(where / "corpus.json") if where else {}
+    return Facts(folder, runs, corpus, where, {} if runs[0].adapted else plan)
 
 
 def gather_run(folder: Path) -> RunFacts:

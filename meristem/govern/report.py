@@ -48,7 +48,7 @@ def render(facts: Facts) -> str:
         "title": _title(facts), "folder": facts.folder.name, "lead": _lead(facts), "tiles": _tiles(facts),
         "forests": _forests(facts), "scores": _scores(facts), "examples": examples, "examples_task": examples_task,
         "runs": [_run(run, facts) for run in facts.runs], "plan": _plan(facts, base), "data": _data(facts.corpus),
-        "energy": _costs(facts), "gaps": gaps(facts),
+        "energy": [_cost(run) for run in facts.runs if run.result or run.energy], "gaps": gaps(facts),
         "links": [{"run": run.name, "what": link.what, "hash": link.hash, **_verdict(link.ok, link.why)}
                   for run in facts.runs for link in links(run)],
         "files": list(_files(facts)), "next": next_steps(facts)}
@@ -63,7 +63,7 @@ def gaps(facts: Facts) -> list[str]:
     """What a reader might expect and this folder does not hold, in words."""
     out = ["Risk battery: not run. Memorisation, privacy, bias, toxicity and robustness of this model are unknown."]
     for run in facts.runs:
-        wanted = (("no evaluation", run.evals), ("no energy record", run.energy or facts.energy),
+        wanted = (("no evaluation", run.evals), ("no energy record", run.energy),
                   ("no training log", run.log), ("no result: the run is not finished", run.result))
         out += [f"{run.name}: {what}." for what, there in wanted if not there]
         for score in run.scores:
@@ -71,7 +71,7 @@ def gaps(facts: Facts) -> list[str]:
                 out.append(f"{run.name}: {score['name']} has no contamination evidence.")
     if not facts.corpus:
         out.append("The corpus folder is not here, so what was kept and dropped cannot be shown.")
-    if not facts.plan:
+    if not facts.plan and not facts.runs[0].adapted:
         out.append("No plan: there is no forecast to compare the outcome with.")
     return out
 
@@ -110,8 +110,7 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
     base = facts.runs[0]
     bits = _score(base, "bits_per_byte")
     rates, shares = _column(base, "tokens_per_second"), _column(base, "share_of_peak")
-    meters = [facts.energy] if facts.energy else [run.energy for run in facts.runs]
-    joules = [e["joules"] for e in meters if "joules" in e]
+    joules = [run.energy["joules"] for run in facts.runs if "joules" in run.energy]
     out = [("Parameters", short(base.manifest.get("parameters")), base.manifest.get("family", "")),
            ("Training tokens", short(base.result.get("tokens")), duration(base.result.get("train_seconds"))),
            ("Bits per byte", in_unit(bits["value"] if bits else None, ""),
@@ -279,13 +278,10 @@ def _data(corpus: Tree) -> dict[str, Any] | None:
     return {"story": story, "funnel": funnel, "rows": table}
 
 
-def _costs(facts: Facts) -> list[dict[str, str]]:
-    rows = [_cost(r.name, r.energy, r.result) for r in facts.runs if r.result or r.energy]
-    return [*rows, _cost("everything", facts.energy, {})] if facts.energy else rows
-
-
-def _cost(name: str, e: Tree, result: Tree) -> dict[str, str]:
-    return {"name": name, "time": duration(result.get("train_seconds")), "flops": short(result.get("flops"), "FLOP"),
+def _cost(run: RunFacts) -> dict[str, str]:
+    e, result = run.energy, run.result
+    return {"name": run.name, "time": duration(result.get("train_seconds")), "flops": short(result.get("flops"), "FLOP"),
+            "carbon": f"{e['grams']:.2g} g" if "grams" in e else MISSING,
             "value": f"{e['joules'] / 3600:.3g} Wh" if "joules" in e else MISSING,
             "band": f"{e['low'] / 3600:.2g} to {e['high'] / 3600:.2g} Wh" if "low" in e and "high" in e else MISSING,
             "method": str(e.get("method", ""))}

@@ -258,10 +258,12 @@ def build(out: Path) -> Path:
         "joules": 5400.0,
         "low": 2160.0,
         "high": 13500.0,
+        "grams": 0.71,
         "grid": "world",
         "method": "estimated: 2 threads x 2.2 W (280 W over 128 threads, as EPYC) + 9.0 W of memory",
     }
-    write_json(out / "energy.json", energy)
+    for share, name in ((0.8, "base"), (0.2, "fill")):
+        write_json(out / name / "energy.json", {k: v * share if isinstance(v, float) else v for k, v in energy.items()})
     write_json(
         out / "plan.json",
         {

@@ -40,7 +40,7 @@ def test_body_holds_the_numbers_of_the_files(quickstart):
         "128 TFLOP",
         "3, 15",
         "Risk battery: not run",
-        "not recorded for this run",
+        "1.2 Wh (0.48 to 3)",
         "AMD EPYC",
         "trained from scratch",
     ):

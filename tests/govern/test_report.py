@@ -61,7 +61,9 @@ def test_holds_every_part(quickstart):
         "dropped: near duplicate",
         "1.130 (1.060 to 1.220)",
         "Risk battery: not run",
-        "0.6 to 3.8 Wh",
+        "1.2 Wh",
+        "0.48 to 3 Wh",
+        "0.57 g",
         "-0.190, p < 0.001",
         "the same as the author",
         "Licence: PSF-2.0",
@@ -95,7 +97,8 @@ def test_every_plot_has_words_and_every_table_heads(quickstart):
 def test_one_run_and_missing_files_show_as_gaps(quickstart):
     for name in ("evals", "model"):
         (quickstart / "base" / name).rename(quickstart / f"gone-{name}")
-    (quickstart / "base" / "result.json").unlink()
+    for name in ("plan.json", "base/result.json", "base/energy.json"):
+        (quickstart / name).unlink()
     (quickstart / "corpus").rename(quickstart / "elsewhere")
     _, _, text = page(quickstart / "base")
     for gap in (
