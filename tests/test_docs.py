@@ -1,4 +1,7 @@
-"""Every python and bash block of the documentation is executed; blocks under `<!-- slow -->` are only parsed."""
+"""Every python and bash block of the documentation is executed, the blocks of a page in order and in one folder.
+
+Blocks under `<!-- slow -->` are only parsed.
+"""
 import ast
 import os
 import re
@@ -15,18 +18,26 @@ LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
 def blocks() -> list:
-    """(language, text, slow) of every block, named by page and line."""
+    """(page, language, text, slow) of every block, named by page and line."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
             name = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
-            found.append(pytest.param(match[2], match[3], bool(match[1]), id=name))
+            found.append(pytest.param(page.stem, match[2], match[3], bool(match[1]), id=name))
     return found
 
 
-@pytest.mark.parametrize(("language", "text", "slow"), blocks())
-def test_block(language: str, text: str, slow: bool, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all pages."""
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.mark.parametrize(("page", "language", "text", "slow"), blocks())
+def test_block(page: str, language: str, text: str, slow: bool, folders: Path) -> None:
+    folder = folders / page
+    folder.mkdir(exist_ok=True)
     if language == "python":
         ast.parse(text)
         command = [sys.executable, "-W", "error", "-c", text]
@@ -36,7 +47,7 @@ def test_block(language: str, text: str, slow: bool, tmp_path: Path) -> None:
     if not slow:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
 
 

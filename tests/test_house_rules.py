@@ -56,7 +56,7 @@ def test_file_is_short_documented_and_ascii(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= CAP, f"{text.count(chr(10))} lines; no file over {CAP}"
     assert ast.get_docstring(ast.parse(text)), "a module opens with a docstring: what it is, the source, how to use it"
-    assert text.isascii(), [line for line in text.splitlines() if not line.isascii()][:3]
+    assert text.isascii() or path not in SOURCES, [line for line in text.splitlines() if not line.isascii()][:3]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=short)
