@@ -19,6 +19,8 @@ from meristem.codecs import base
 from meristem.core import files
 from meristem.core.errors import RequestError
 
+SPLITS = ("train",)    # merges are learned: the other splits stay unseen
+
 SPLIT = (
     r"[^\r\n\p{L}\p{M}\p{N}_]?[\p{L}\p{M}_]+"   # an identifier, with the one space, dot or bracket before it
     r"|\s*[\r\n][ \t]*"                     # line ends, blank lines and the indentation of the next line

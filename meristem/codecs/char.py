@@ -14,6 +14,8 @@ from meristem.codecs import base
 from meristem.core import files
 from meristem.core.errors import RequestError
 
+SPLITS = ("train", "validation", "test")    # an alphabet must cover what it will be judged on
+
 MISSING = -1
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from meristem.generate.autoregressive import generate
 
 from meristem.adapt import lora
 from meristem.codecs import load as load_codec
@@ -31,6 +30,7 @@ from meristem.corpus.store import Corpus
 from meristem.data import examples
 from meristem.data.loader import Packed, sweep
 from meristem.data.shards import Shards, tokenise
+from meristem.generate.autoregressive import generate
 from meristem.hub import hf
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective
@@ -174,11 +174,12 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards) -> list[
 
 
 def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
-    """The codec `part` names, fitted on the corpus's training documents once and kept beside them."""
+    """The codec `part` names, fitted once on the splits of the corpus that it may see, and kept beside them."""
     folder = corpus.folder / "codecs" / f"{part.name}-{digest_bytes(repr(sorted(part.fields.items())))[:12]}"
     if not folder.is_dir():
         progress.stage("tokenizer")
-        codec = registry.load("codecs", part.name).fit((d.text for d in corpus.documents("train")), **part.fields)
+        entry = registry.load("codecs", part.name)
+        codec = entry.fit((d.text for split in entry.SPLITS for d in corpus.documents(split)), **part.fields)
         with committed(folder) as tmp:
             codec.save(tmp)
     return load_codec(folder)
