@@ -67,8 +67,14 @@ class Ledger:
         write_json(self.path, {**self.facts, "seconds": self.seconds})
 
 
+def timed(run: Run) -> float:
+    """Tokens per second of `run` on this machine, from a few real steps of it."""
+    from meristem.train.probe import tokens_per_second
+    return tokens_per_second(run)
+
+
 def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh: bool = False,
-               edits: Mapping[str, Any] | None = None, limit: int = 0, rate: "Rate | None" = None,
+               edits: Mapping[str, Any] | None = None, limit: int = 0, rate: "Rate" = timed,
                progress: Progress = SILENT) -> dict[str, Any]:
     """Run the lifecycle on `paths` (none: the Python standard library) in `out`; returns the facts of its summary.
 
@@ -95,19 +101,17 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     return {**facts, "summary": summary(facts)}
 
 
-def make_plan(corpus: "Corpus", seconds: float, *, rate: "Rate | None" = None, progress: Progress = SILENT) -> "Plan":
-    """The plan for training on `corpus` for so many seconds on this machine; by default the shapes are really timed."""
+def make_plan(corpus: "Corpus", seconds: float, *, rate: "Rate | None" = timed, progress: Progress = SILENT) -> "Plan":
+    """The plan for training on `corpus` for so many seconds on this machine; `rate` times shapes, None guesses."""
     from meristem.core import machine
     from meristem.data.shards import tokenise
     from meristem.plan import plan
-    from meristem.train import probe
     from meristem.train.run import codec_of
     part = Part("bpe", {"vocab": VOCAB})
     codec = codec_of(part, corpus, progress)
     shards = tokenise(corpus, codec, progress)
     progress.stage("plan")
-    text = plan.Text.of(corpus, shards, codec, part)
-    return plan.make(seconds, text, machine.measured(), rate or probe.tokens_per_second)
+    return plan.make(seconds, plan.Text.of(corpus, shards, codec, part), machine.measured(), rate)
 
 
 def judged(folder: Path, name: str) -> "Subject":
@@ -169,7 +173,7 @@ def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, pro
     return corpus
 
 
-def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], rate: "Rate | None", ledger: Ledger,
+def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], rate: "Rate", ledger: Ledger,
           progress: Progress) -> Run:
     """The run of the plan on file when that answers this corpus, budget and edits; else of a new plan."""
     key = digest_bytes(corpus.hash, repr(budget), repr(sorted(edits.items())))
@@ -177,11 +181,12 @@ def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], 
     if path.is_file() and (old := read_json(path)).get("key") == key:
         return from_dict(Run, old["run"])
     with ledger.stage("plan"):
-        share = (budget - ledger.spent) * PRETRAIN
+        share, start = (budget - ledger.spent) * PRETRAIN, time.monotonic()
         try:
             made = make_plan(corpus, share, rate=rate, progress=progress)
-        except RequestError as error:
-            raise RequestError(f"of --budget {budget:g}s, {share:.0f} s are pretraining's share: {error}") from None
+        except RequestError as error:                          # a busy machine: timing shapes left nothing to train in
+            progress.warn(f"{error}; going on with predicted rates, which may take longer than the budget")
+            made = make_plan(corpus, max(share / 2, share - (time.monotonic() - start)), rate=None, progress=progress)
         for line in made.explain():
             progress.say(line)
         # a validation reads 131 k tokens forward only, three times as fast as training: keep them to 5 % of the time
