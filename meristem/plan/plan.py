@@ -37,8 +37,10 @@ MIN_STEPS = 60                          # fewer updates are no training: the war
 MIN_TOKENS = 2048                       # an update: smaller ones lose 10 to 20 % of the rate
 MEMORY_SHARE = 0.7                      # of the machine's memory that training may take
 PROBES = 3
+PROBE_SHARE = 0.15                      # of the budget: after that no further shape is timed
 DECADE = 3e8                            # seconds: where the search for a budget ends
 EAGER = 0.65                            # rate without compilation over the rate with it
+BUSY = 0.4                              # of the predicted rate: worth a word
 RATE_ERROR = 0.15                       # neighbours on a shared machine: the tokens of a budget are only known so well
 Rate = Callable[[Run], float]
 # Muon: 1.83 bits per byte where AdamW at its best rate reached 2.06 (1 M parameters, 1 M tokens, the same steps).
@@ -180,7 +182,7 @@ def make(seconds: float, text: Text, machine: Machine, rate: Rate | None = None,
         best = min(options, key=lambda o: o.loss)
         if rate is None or best.shape in search.timed:
             break
-        if len(search.timed) == PROBES:                        # never settle on a guess when some were measured
+        if len(search.timed) == PROBES or search.spent > PROBE_SHARE * seconds:            # settle on a measured one
             best = min((o for o in options if o.shape in search.timed), key=lambda o: o.loss, default=best)
             break
         search.probe(best, rate)
@@ -207,9 +209,13 @@ class Search:
         self.calibration *= self.timed[option.shape] / option.rate
 
     def options(self, seconds: float) -> list[Option]:
-        """Every shape that trains at least `MIN_STEPS` updates in the budget and in memory."""
+        """Every shape that trains at least `MIN_STEPS` updates in the budget and in memory.
+
+        Once a probe was paid for, a quarter of them will do: a busy machine should get a short run, not a refusal.
+        """
+        least = MIN_STEPS // 4 if self.timed else MIN_STEPS
         every = [self.option(shape, seconds) for shape in SHAPES]
-        return [o for o in every if o.run.train.steps >= MIN_STEPS and o.memory <= MEMORY_SHARE * self.machine.memory]
+        return [o for o in every if o.run.train.steps >= least and o.memory <= MEMORY_SHARE * self.machine.memory]
 
     def option(self, shape: Shape, seconds: float) -> Option:
         """One shape, trained for what is left of the budget."""
@@ -294,7 +300,7 @@ def _plan(best: Option, options: Sequence[Option], seconds: float, search: Searc
         share_of_peak=best.rate * best.cost.training_flops / machine.peak, bits_per_byte=best.loss, low=low, high=high,
         nats_per_token=best.loss * math.log(2) * each, memory=best.memory, machine_memory=machine.memory,
         watt_hours=used.joules / 3600, energy=used.line(), law=law.source,
-        why=tuple(_why(best, options, tokens * each, text, law)))
+        why=tuple(_why(best, options, tokens * each, search)))
 
 
 def _uncertainty(law: scaling.Law, parameters: float, data: float) -> float:
@@ -307,7 +313,8 @@ def _uncertainty(law: scaling.Law, parameters: float, data: float) -> float:
     return max(law.residual, abs(law.facts.get("held_out_error", 0.0))) * 2**beyond
 
 
-def _why(best: Option, options: Sequence[Option], data: float, text: Text, law: scaling.Law) -> list[str]:
+def _why(best: Option, options: Sequence[Option], data: float, search: Search) -> list[str]:
+    text, law = search.text, search.law
     lines = []
     by_size = sorted(options, key=lambda o: o.cost.parameters)
     at = by_size.index(best)
@@ -320,6 +327,9 @@ def _why(best: Option, options: Sequence[Option], data: float, text: Text, law: 
         worth = scaling.effective(data, text.bytes)
         lines.append(f"the text is repeated: {data / 1e6:.3g} MB read are worth {worth / 1e6:.3g} MB "
                      "of new text; more text would help")
+    if search.calibration < BUSY:
+        lines.append(f"this machine trained at {search.calibration:.0%} of the predicted rate: "
+                     "other work may be running")
     for name, value, unit in (("parameters", best.cost.active / 1e6, "M parameters"), ("data", data / 1e6, "MB")):
         low, high = (x / 1e6 for x in law.facts.get(name, (0.0, math.inf)))
         if not low <= value <= high:

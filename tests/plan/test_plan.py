@@ -79,6 +79,15 @@ def test_when_large_shapes_disappoint_a_smaller_one_that_was_timed_is_taken():
     assert plan.run.model.fields["dim"] in asked and plan.run.model.fields["dim"] < first and plan.rate_measured
 
 
+def test_a_machine_found_busy_gets_a_short_run_and_a_word_not_a_refusal(monkeypatch):
+    clock, asked = iter(range(0, 10_000, 40)), []
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: float(next(clock)))
+    plan = make(150, TEXT, MACHINE, lambda run: asked.append(run) or 900.0, law=LAW)
+    assert len(asked) == 1, "forty seconds of probing are enough of 150"
+    assert 15 <= plan.run.train.steps < planning.MIN_STEPS and plan.seconds <= 150
+    assert any("other work may be running" in line for line in plan.why)
+
+
 def test_the_time_a_probe_takes_comes_out_of_the_budget(monkeypatch):
     clock = iter(range(0, 10_000, 200))
     monkeypatch.setattr(planning.time, "perf_counter", lambda: float(next(clock)))
