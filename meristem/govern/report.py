@@ -280,8 +280,8 @@ def _data(corpus: Tree) -> dict[str, Any] | None:
 
 def _cost(run: RunFacts) -> dict[str, str]:
     e, result = run.energy, run.result
-    return {"name": run.name, "time": duration(result.get("train_seconds")), "flops": short(result.get("flops"), "FLOP"),
-            "carbon": f"{e['grams']:.2g} g" if "grams" in e else MISSING,
+    return {"name": run.name, "time": duration(result.get("train_seconds")),
+            "flops": short(result.get("flops"), "FLOP"), "carbon": f"{e['grams']:.2g} g" if "grams" in e else MISSING,
             "value": f"{e['joules'] / 3600:.3g} Wh" if "joules" in e else MISSING,
             "band": f"{e['low'] / 3600:.2g} to {e['high'] / 3600:.2g} Wh" if "low" in e and "high" in e else MISSING,
             "method": str(e.get("method", ""))}
