@@ -23,6 +23,6 @@ def card(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=
     if not (folder / "model" / "config.json").is_file():
         raise RequestError(f"{folder} has no model yet; finish it with: meristem pretrain --from {folder}")
     from meristem.govern import card as cards
-    from meristem.govern import report
-    written, page = cards.write(folder), report.write(folder)
+    from meristem.govern import report as reports
+    written, page = cards.write(folder), reports.write(folder)
     return Answer({"card": str(written), "report": str(page)}, f"{written}\n{page}")

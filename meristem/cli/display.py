@@ -98,7 +98,7 @@ class Lines(Progress):
         _line(text)
 
     def sample(self, text: str) -> None:
-        _line("  | " + "\n  | ".join(text.splitlines()[:4]))
+        _line("  | " + "\n  | ".join(text.rstrip().splitlines()[-6:]))
 
     def warn(self, text: str) -> None:
         _line(f"warning: {text}")
@@ -164,7 +164,7 @@ class Panel(Progress):
                          Text(f"{clock(left)} left" if left is not None else spent, style="cyan"))
             rows += [grid, Text("  ".join(now.words()), style="green")]
         if self.latest:
-            rows.append(Text("\n".join(self.latest.splitlines()[:8]), style="italic"))
+            rows.append(Text("\n".join(self.latest.rstrip().splitlines()[-8:]), style="italic"))
         title = f"meristem {self.title}  {clock(time.monotonic() - self.began)}"
         return Box(Group(*rows), title=title, title_align="left", box=box.ROUNDED, border_style="green")
 

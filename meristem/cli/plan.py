@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from meristem.cli.common import Answer, seconds, table
+from meristem.cli.common import Answer, seconds
 from meristem.cli.display import shown
 
 
@@ -31,4 +31,4 @@ def plan(
     facts = made.to_dict()
     if out:
         write_json(out, facts)
-    return Answer(facts, table([(k, v) for k, v in facts.items() if not isinstance(v, dict | list)]))
+    return Answer(facts, "\n".join(made.explain()))

@@ -32,7 +32,9 @@ STATE, PLAN, ENERGY = "quickstart.json", "plan.json", "energy.json"
 SMALLEST = 60.0                         # seconds; below it compiling and scoring leave nothing to train with
 BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
 VOCAB = 4096
-VALIDATION_TOKENS = 1 << 17
+VALIDATION_TOKENS = 1 << 17             # a validation's, in train.run
+COMPILE_SECONDS = 20.0
+FULL_ITEMS = 240.0                      # seconds of budget from which every task is asked its full count of items
 # Shares of what is left of the budget after the stages before: measured so that 90 s and 5 min both end on time.
 PRETRAIN, ADAPT = 0.60, 0.45
 
@@ -91,6 +93,7 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     with ledger.stage("pretrain"), _metered(out / "base"):
         base = pretrain(run, out / "base", progress=progress)
     fill = _adapt(run, base, out, budget_seconds, edits or {}, ledger, progress)
+    limit = limit or (0 if budget_seconds >= FULL_ITEMS else max(24, int(0.3 * budget_seconds)))
     with ledger.stage("evaluate"):
         scores = _evaluate(corpus, base, fill, limit, progress)
     with ledger.stage("account"):
@@ -181,16 +184,14 @@ def _plan(corpus: "Corpus", out: Path, budget: float, edits: Mapping[str, Any], 
     if path.is_file() and (old := read_json(path)).get("key") == key:
         return from_dict(Run, old["run"])
     with ledger.stage("plan"):
-        share, start = (budget - ledger.spent) * PRETRAIN, time.monotonic()
+        share = (budget - ledger.spent) * PRETRAIN
         try:
             made = make_plan(corpus, share, rate=rate, progress=progress)
-        except RequestError as error:                          # a busy machine: timing shapes left nothing to train in
-            progress.warn(f"{error}; going on with predicted rates, which may take longer than the budget")
-            made = make_plan(corpus, max(share / 2, share - (time.monotonic() - start)), rate=None, progress=progress)
+        except RequestError as error:
+            raise RequestError(f"of --budget {budget:g}s, {share:.0f} s are pretraining's share: {error}") from None
         for line in made.explain():
             progress.say(line)
-        # a validation reads 131 k tokens forward only, three times as fast as training: keep them to 5 % of the time
-        checks = max(1, min(10, int(0.05 * made.seconds * 3 * made.tokens_per_second / VALIDATION_TOKENS)))
+        checks = _validations(made.seconds, made.tokens_per_second)
         steps = made.run.train.steps
         rhythm = {"train.validate_every": -(-steps // checks), "train.sample_every": -(-steps // 6)}
         run = edit(replace(made.run, name="quickstart"), {**rhythm, **edits})
@@ -215,17 +216,23 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
         if not (function_bodies(corpus, "train") and function_bodies(corpus, "validation")):
             progress.warn("no documented Python functions in this corpus: nothing to adapt to, only the base is judged")
             return None
-        run = language.function_bodies()
-        rows = base_run.train.batch * base_run.train.context
-        result = read_json(base / "result.json")
+        t, result = base_run.train, read_json(base / "result.json")
         rate = result["tokens"] / result["train_seconds"]
-        steps = max(4, int((budget - ledger.spent) * ADAPT * rate / rows))
-        t = base_run.train
-        run = edit(run, {"data.corpus": base_run.data.corpus, "base": str(base / "model"), "train.batch": t.batch,
-                         "train.micro": t.micro, "train.context": t.context, "train.steps": steps,
-                         "train.warmup": min(10, steps // 10 + 1), "train.validate_every": max(1, steps // 4),
-                         **{key: value for key, value in edits.items() if key.startswith("train.")}})
+        seconds = (budget - ledger.spent) * ADAPT
+        compiled = t.compile and seconds >= 3 * COMPILE_SECONDS      # LoRA's layers are other code than the base's
+        steps = max(8, int((seconds - COMPILE_SECONDS * compiled) * rate / (t.batch * t.context)))
+        run = edit(language.function_bodies(), {
+            "data.corpus": base_run.data.corpus, "base": str(base / "model"), "train.batch": t.batch,
+            "train.micro": t.micro, "train.context": t.context, "train.dtype": t.dtype, "train.compile": compiled,
+            "train.steps": steps, "train.warmup": min(10, steps // 10 + 1),
+            "train.validate_every": -(-steps // _validations(seconds, rate)),
+            **{key: value for key, value in edits.items() if key.startswith("train.")}})
         return pretrain(run, folder, progress=progress)
+
+
+def _validations(seconds: float, rate: float) -> int:
+    """How many validations a run can afford: each reads 131 k tokens, about three times as fast as training would."""
+    return max(1, min(10, int(0.05 * seconds * 3 * rate / VALIDATION_TOKENS)))
 
 
 def _evaluate(corpus: "Corpus", base: Path, fill: Path | None, limit: int,
