@@ -26,7 +26,7 @@ from meristem.core.run import Run
 from meristem.corpus.store import Corpus
 from meristem.data.shards import tokenise
 from meristem.plan import scaling
-from meristem.plan.plan import SHAPES, Shape, Text, recipe
+from meristem.plan.plan import SHAPES, TEMPLATE, Shape, Text, recipe
 from meristem.train.run import codec_of, pretrain
 
 ROWS = Path(__file__).parent / "results" / "ladder.jsonl"
@@ -134,8 +134,7 @@ def main() -> None:
         write_json(scaling.OWN, scaling.to_json(law))
         print(json.dumps(scaling.to_json(law), indent=2))
         return
-    template = Run("ladder", seed=a.seed)
-    template = replace(template, train=replace(template.train, optimizer=a.optimizer, save_seconds=1e9))
+    template = replace(TEMPLATE, seed=a.seed, train=replace(TEMPLATE.train, optimizer=a.optimizer, save_seconds=1e9))
     climb(a.corpus, a.sizes.split(","), [float(t) for t in a.tokens.split(",")], a.work, a.rows, template)
 
 

@@ -43,8 +43,9 @@ EAGER = 0.65                            # rate without compilation over the rate
 BUSY = 0.4                              # of the predicted rate: worth a word
 RATE_ERROR = 0.15                       # neighbours on a shared machine: the tokens of a budget are only known so well
 Rate = Callable[[Run], float]
-# Muon: 1.83 bits per byte where AdamW at its best rate reached 2.06 (1 M parameters, 1 M tokens, the same steps).
-TEMPLATE = Run("llama", train=Train(optimizer="muon"))
+# Muon at the rule's rate: 1.83 bits per byte (1 M parameters, 1 M tokens); AdamW, the best of three rates, 2.06
+# (docs/log.md). A long linear fall to almost nothing: Bergsma et al. 2025, https://arxiv.org/abs/2502.15938.
+TEMPLATE = Run("llama", train=Train(optimizer="muon", schedule="wsd", decay=0.6, floor=0.02))
 
 
 @dataclass(frozen=True)

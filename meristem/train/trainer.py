@@ -65,8 +65,10 @@ class Trainer:
                 if asked:
                     self.save(wait=True)
                     raise Interrupted(asked[0])
-                if self.checkpoints and time.monotonic() - self.saved > self.config.save_seconds:
-                    self.save()
+                if self.checkpoints:
+                    self.checkpoints.check()                   # a save that failed behind our back is said at once
+                    if time.monotonic() - self.saved > self.config.save_seconds:
+                        self.save()
         self.save(wait=True)
         return facts
 
