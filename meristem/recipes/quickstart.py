@@ -131,7 +131,7 @@ def judged(folder: Path, name: str) -> "Subject":
 def summary(facts: Mapping[str, Any]) -> str:
     """What to look at and what to do next, for a person."""
     model = facts["fill"] or facts["base"]
-    rows = [f"  {s['model']:<5} {s['task']} {s['name']}: {s['value']:.4g} {s['unit']}, 95 % interval "
+    rows = [f"  {s['model']:<5} {s['name']}: {s['value']:.4g} {s['unit']}, 95 % interval "
             f"{s['interval']['low']:.4g} to {s['interval']['high']:.4g}, n {s['n']}"
             + (f" ({s['baseline']['what']}: {s['baseline']['value']:.4g})" if s["baseline"] else "")
             for s in facts["scores"]]
