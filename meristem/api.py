@@ -9,6 +9,7 @@
 
 docs/python.md walks through it.
 """
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from meristem.adapt import lora
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
-from meristem.core.files import read_json
 from meristem.generate import autoregressive
 from meristem.generate.score import logprobs
 from meristem.hub import hf
@@ -33,7 +33,7 @@ UNFINISHED = "\ufffd"                   # what a decoder writes for bytes that a
 
 @dataclass(frozen=True)
 class TextScore:
-    """How likely a model finds a text: natural log p of each token, the first one given the end of a document before."""
+    """How likely a model finds a text: natural log p of each token, the first one as the beginning of a document."""
 
     tokens: np.ndarray                  # int32 [n]
     logprobs: np.ndarray                # float32 [n]
@@ -60,24 +60,31 @@ class Model:
     config: Any
     folder: Path
 
-    def generate(self, prompt: str, *, length: int = 64, temperature: float = 0.8, top_k: int = 0, top_p: float = 0.95,
-                 seed: int = 0, on_text: Callable[[str], None] | None = None) -> str:
-        """What the model writes after `prompt`, taken as the beginning of a document; `on_text` gets it piece by piece."""
+    def generate(self, prompt: str, *, length: int = 64, temperature: float = 0.8, top_k: int = 0,
+                 top_p: float = 0.95, seed: int = 0, on_text: Callable[[str], None] | None = None) -> str:
+        """What the model writes after `prompt`, taken as the beginning of a document.
+
+        `on_text` gets it piece by piece as it appears, whole characters only; the pieces join to what is returned.
+        """
         ids = np.concatenate([[self.codec.end], self.codec.encode(prompt)])
         tokens: list[int] = []
-        shown = 0
+        shown = ""
 
-        def note(row: int, token: int) -> None:
+        def show(row: int, token: int) -> None:
             nonlocal shown
             tokens.append(token)
             text = self.codec.decode(tokens)
-            if on_text and not text.endswith(UNFINISHED):
-                on_text(text[shown:])
-                shown = len(text)
+            if on_text and len(text) > len(shown) and not text.endswith(UNFINISHED):
+                on_text(text[len(shown):])
+                shown = text
 
-        made = autoregressive.generate(self.module, [ids], length=length, temperature=temperature, top_k=top_k, top_p=top_p,
-                                       seed=seed, stop={self.codec.end}, on_token=note if on_text else None)
-        return self.codec.decode(made[0].tokens)
+        made = autoregressive.generate(self.module, [ids], length=length, temperature=temperature, top_k=top_k,
+                                       top_p=top_p, seed=seed, stop={self.codec.end},
+                                       on_token=show if on_text else None)
+        text = self.codec.decode(made[0].tokens)
+        if on_text and len(text) > len(shown):                 # a character that was never finished
+            on_text(text[len(shown):])
+        return text
 
     def score(self, text: str) -> TextScore:
         """Log-probabilities of a text that fits the context; RequestError for a longer one."""
@@ -86,7 +93,7 @@ class Model:
 
     @torch.no_grad()
     def embed(self, text: str) -> Float[Tensor, "D"]:
-        """The mean over its tokens of the network's last features, fp32."""
+        """The mean over its tokens of the network's last features, fp32; RequestError for a text beyond the context."""
         ids = torch.as_tensor(self._ids(text), dtype=torch.long)
         return self.module.features(ids[None]).float().mean((0, 1))          # type: ignore[operator]
 
@@ -104,10 +111,10 @@ def load(path: str | Path) -> Model:
     RequestError, one line, for whatever is wrong with the folder.
     """
     folder = Path(path).expanduser()
-    adapter = folder / lora.CONFIG
-    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
-    if adapter.is_file() and not base:
-        raise RequestError(f"{adapter} does not name its base model; load the base, then call lora.load({str(folder)!r}, ...)")
+    base = lora.base_of(folder) if (folder / lora.CONFIG).is_file() else None
+    if base == "":
+        raise RequestError(f"{folder / lora.CONFIG} does not name its base model; load the base, then call "
+                           f"lora.load({str(folder)!r}, ...)")
     loaded = hf.load(base or folder)
     if loaded.codec is None:
         raise RequestError(f"{loaded.folder} has no tokenizer.json, so it cannot be used on text")
@@ -118,7 +125,6 @@ def load(path: str | Path) -> Model:
 
 
 def save(model: Model, folder: str | Path) -> None:
-    """Write a model folder in the Hugging Face layout, whole or not at all; adapters are merged into a copy's weights."""
-    import copy
+    """Write a model folder in the Hugging Face layout, whole or not at all; adapters are merged into a copy."""
     module = lora.merge(copy.deepcopy(model.module))
     hf.save(Path(folder), model.family, model.config, module, model.codec)

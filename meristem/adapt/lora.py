@@ -1,4 +1,6 @@
-"""LoRA: freeze a model and give chosen Linear layers a trainable low-rank update. Hu et al. 2021, https://arxiv.org/abs/2106.09685
+"""LoRA: freeze a model and give chosen Linear layers a trainable low-rank update.
+
+Hu et al. 2021, https://arxiv.org/abs/2106.09685:
 
     apply(module, rank=8, alpha=16.0, where=r".*\\.(q|v)", seed=0)     # y = W x + (alpha / rank) B A x, B = 0 at first
     save(folder, module, family, base_hash); load(folder, module, family, base_hash); merge(module)
@@ -22,13 +24,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.core import registry
-from meristem.core.errors import MachineError, RequestError, nearest
+from meristem.core.errors import RequestError, nearest
 from meristem.core.files import MANIFEST, committed, read_json, verify, write_json
 from meristem.core.names import tied
 from meristem.core.random import seed_of
 
 CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "meristem.json"
-EVERYWHERE = r".*\.(q|k|v|o|gate|up|down)"      # every matrix of a block: better than q and v at equal parameters (QLoRA, section 4)
+EVERYWHERE = r".*\.(q|k|v|o|gate|up|down)"      # every matrix of a block: better than q and v alone (QLoRA, section 4)
+PLAIN = {                                       # keys of PEFT's config that a plain adapter may set
+    "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "lora_dropout",
+    "use_rslora", "inference_mode", "auto_mapping", "revision", "peft_version", "init_lora_weights", "fan_in_fan_out",
+    "layers_to_transform", "layers_pattern", "exclude_modules", "ensure_weight_tying", "qalora_group_size",
+    "megatron_core"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Config:
 
 
 class LoRA(nn.Module):
-    """A frozen Linear layer plus scale * B A x; A is uniform(-1, 1)/sqrt(in) as in PEFT, B is 0 so that step 0 is the base."""
+    """A frozen Linear layer plus scale * B A x; A is uniform(-1, 1)/sqrt(in) as in PEFT, B is 0: step 0 is the base."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator | None = None):
         super().__init__()
@@ -63,7 +70,7 @@ class LoRA(nn.Module):
 
 
 def apply(module: nn.Module, rank: int = 8, alpha: float = 16.0, where: str = EVERYWHERE, seed: int = 0) -> nn.Module:
-    """Freeze `module`, then wrap every Linear layer whose name matches `where`, in place. RequestError when none does."""
+    """Freeze `module`, then wrap every Linear layer whose name matches `where`, in place. RequestError if none does."""
     linears = _linears(module)
     try:
         chosen = [name for name in linears if re.fullmatch(where, name)]
@@ -73,7 +80,7 @@ def apply(module: nn.Module, rank: int = 8, alpha: float = 16.0, where: str = EV
         raise RequestError(f"no Linear layer's name matches {where!r}; {nearest(where, linears)}")
     if rank < 1:
         raise RequestError(f"rank must be at least 1, not {rank}")
-    return _wrap(module, {name: rank for name in chosen}, alpha, seed)
+    return _wrap(module, dict.fromkeys(chosen, rank), alpha, seed)
 
 
 def merge(module: nn.Module) -> nn.Module:
@@ -97,16 +104,19 @@ def save(folder: Path, module: nn.Module, family: str, base_hash: str, base: str
     for name, layer in layers.items():
         tensors[f"base_model.model.{theirs(name)}.lora_A.weight"] = layer.a.detach().contiguous()
         tensors[f"base_model.model.{theirs(name)}.lora_B.weight"] = layer.b.detach().contiguous()
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank,
+              "lora_alpha": alpha,
               "target_modules": _targets([theirs(n) for n in layers], [theirs(n) for n in _linears(module)]),
               "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "inference_mode": True}
     with committed(folder) as tmp:
         write_json(tmp / CONFIG, config)
         write_json(tmp / NOTE, {"family": family, "base": base_hash})
-        try:
-            save_file(tensors, tmp / WEIGHTS, metadata={"format": "pt"})
-        except (OSError, SafetensorError) as error:
-            raise MachineError(f"could not write {folder / WEIGHTS}: {error}; free some space") from error
+        save_file(tensors, tmp / WEIGHTS, metadata={"format": "pt"})
+
+
+def base_of(folder: Path) -> str:
+    """The folder or Hub name of the base model that an adapter's config names, or ""."""
+    return str(_json(folder / CONFIG).get("base_model_name_or_path") or "")
 
 
 def load(folder: Path, module: nn.Module, family: str, base_hash: str) -> nn.Module:
@@ -116,11 +126,11 @@ def load(folder: Path, module: nn.Module, family: str, base_hash: str) -> nn.Mod
     """
     if (folder / MANIFEST).exists() and (problem := verify(folder)):
         raise RequestError(f"{folder}: {problem}; fetch or train it again")
-    config = read_json(folder / CONFIG)
-    note = read_json(folder / NOTE) if (folder / NOTE).exists() else {}
+    config = _json(folder / CONFIG)
+    note = _json(folder / NOTE) if (folder / NOTE).exists() else {}
     if note.get("base", base_hash) != base_hash:
-        raise RequestError(f"{folder} was trained on the base {note['base']}, this model is {base_hash}; load it on its own base"
-                           + (f" ({config['base_model_name_or_path']})" if config.get("base_model_name_or_path") else ""))
+        raise RequestError(f"{folder} was trained on the base {note['base']}, this model is {base_hash}; "
+                           f"load it on its own base ({base_of(folder) or 'which it does not name'})")
     alpha = _supported(config, folder / CONFIG)
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -134,40 +144,48 @@ def load(folder: Path, module: nn.Module, family: str, base_hash: str) -> nn.Mod
     stray = [n for n in tensors if n.removesuffix(".lora_A.weight").removesuffix(".lora_B.weight") not in halves]
     if stray or not halves:
         known = [f"{stem}.lora_A.weight" for stem in ours]
-        what = f"tensor {stray[0]} belongs to no layer of this model; {nearest(stray[0], known)}" if stray else "holds no LoRA tensors"
-        raise RequestError(f"{folder / WEIGHTS}: {what}")
-    rank = {name: tensors[f"{stem}.lora_A.weight"].shape[0] for stem, name in halves.items()}
-    if len(set(rank.values())) > 1 or set(rank.values()) != {config["r"]}:
-        raise RequestError(f"{folder / WEIGHTS}: layers have ranks {sorted(set(rank.values()))}, the config says r = {config['r']}")
-    shapes = {name: (layer.in_features, layer.out_features) for name, layer in _linears(module).items()}
+        raise RequestError(f"{folder / WEIGHTS}: " + (
+            f"tensor {stray[0]} belongs to no layer of this model; {nearest(stray[0], known)}" if stray
+            else "holds no LoRA tensors"))
+    rank, linears = config["r"], _linears(module)
     for stem, name in halves.items():
-        for half, shape in (("A", (rank[name], shapes[name][0])), ("B", (shapes[name][1], rank[name]))):
+        layer = linears[name]
+        for half, shape in (("A", (rank, layer.in_features)), ("B", (layer.out_features, rank))):
             tensor = tensors.get(f"{stem}.lora_{half}.weight")
             if tensor is None or tensor.shape != shape:
                 found = "missing" if tensor is None else f"{tuple(tensor.shape)}"
-                raise RequestError(f"{folder / WEIGHTS}: tensor {stem}.lora_{half}.weight is {found}, this model needs {shape}")
-    _wrap(module, rank, alpha, 0)
+                raise RequestError(f"{folder / WEIGHTS}: tensor {stem}.lora_{half}.weight is {found}, "
+                                   f"this model and r = {rank} need {shape}")
+    _wrap(module, dict.fromkeys(halves.values(), rank), alpha, 0)
     with torch.no_grad():
         for stem, name in halves.items():
-            layer = module.get_submodule(name)
-            assert isinstance(layer, LoRA)
-            layer.a.copy_(tensors[f"{stem}.lora_A.weight"])
-            layer.b.copy_(tensors[f"{stem}.lora_B.weight"])
+            wrapped = module.get_submodule(name)
+            assert isinstance(wrapped, LoRA)
+            wrapped.a.copy_(tensors[f"{stem}.lora_A.weight"])
+            wrapped.b.copy_(tensors[f"{stem}.lora_B.weight"])
     return module
 
 
 def _supported(config: dict[str, Any], source: Path) -> float:
     """alpha of PEFT's config; RequestError when it asks for something beyond plain LoRA."""
-    if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int) or "lora_alpha" not in config:
-        raise RequestError(f"{source} is not a LoRA config (peft_type {config.get('peft_type')!r}, r {config.get('r')!r})")
-    plain = {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora",
-             "inference_mode", "auto_mapping", "revision", "peft_version", "init_lora_weights", "fan_in_fan_out", "layers_to_transform",
-             "layers_pattern", "exclude_modules", "ensure_weight_tying", "qalora_group_size", "megatron_core"}
-    odd = {k: v for k, v in config.items() if k not in plain and v not in (None, False, "none", {}, []) }
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if config.get("peft_type") != "LORA" or not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise RequestError(f"{source} is not a LoRA config (peft_type {config.get('peft_type')!r}, r {rank!r}, "
+                           f"lora_alpha {alpha!r})")
+    odd = {k: v for k, v in config.items() if k not in PLAIN and v not in (None, False, "none", {}, [])}
+    if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal"):
+        odd["init_lora_weights"] = config["init_lora_weights"]     # PiSSA and its like change the base's weights, too
     if odd:
-        raise RequestError(f"{source}: only plain LoRA is supported, not " + ", ".join(f"{k} = {v!r}" for k, v in odd.items()))
-    alpha = float(config["lora_alpha"])
-    return alpha * math.sqrt(config["r"]) if config.get("use_rslora") else alpha        # rsLoRA scales by alpha / sqrt(r)
+        raise RequestError(f"{source}: only plain LoRA is supported, not "
+                           + ", ".join(f"{k} = {v!r}" for k, v in odd.items()))
+    return alpha * math.sqrt(rank) if config.get("use_rslora") else float(alpha)   # rsLoRA: alpha / sqrt(r)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    tree = read_json(path)
+    if not isinstance(tree, dict):
+        raise RequestError(f"{path} is not a mapping of settings")
+    return tree
 
 
 def _targets(chosen: list[str], everything: list[str]) -> list[str]:
@@ -198,10 +216,11 @@ def _wrap(module: nn.Module, ranks: dict[str, int], alpha: float, seed: int) -> 
     shared = {n for pair in tied(module).items() for n in pair}
     for name, rank in ranks.items():
         if f"{name}.weight" in shared:
-            raise RequestError(f"{name} shares its weight with another layer, so it cannot have an adapter of its own; leave it out of where")
+            raise RequestError(f"{name} shares its weight with another layer, so it cannot have an adapter of its own; "
+                               "leave it out of where")
         layer = module.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        generator = torch.Generator().manual_seed(seed_of(seed, "lora", name))  # per name: adding a layer changes no other
+        generator = torch.Generator().manual_seed(seed_of(seed, "lora", name))  # adding a layer changes no other
         _put(module, name, LoRA(layer, rank, alpha, generator))
     return module
 

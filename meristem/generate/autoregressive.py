@@ -9,13 +9,14 @@ overwritten before anything looks at it and no mask is needed. The random number
 """
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meristem.core.errors import RequestError
+from meristem.core.errors import MachineError, RequestError
 from meristem.core.random import seed_of, uniform
 
 
@@ -40,6 +41,16 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], *, length: int, t
     _check(module, prompts, length, temperature, top_k, top_p)
     was_training = module.training
     module.eval()
+    try:
+        return _decode(module, prompts, length, stop, on_token, seed,
+                       lambda logits, at: pick(logits, at, temperature, top_k, top_p))
+    finally:
+        module.train(was_training)
+
+
+def _decode(module: nn.Module, prompts: Sequence[np.ndarray], length: int, stop: Collection[int],
+            on_token: Callable[[int, int], None] | None, seed: int,
+            choose: Callable[[Tensor, np.ndarray], Tensor]) -> list[Generation]:
     out = [Generation() for _ in prompts]
     keys = np.array([seed_of(seed, "row", row) for row in range(len(prompts))], dtype=np.uint64)
     rows = np.arange(len(prompts))                             # which prompts are still going
@@ -49,57 +60,72 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], *, length: int, t
     for row, prompt in enumerate(prompts):
         tokens[row, :len(prompt)] = torch.as_tensor(np.asarray(prompt), dtype=torch.long)
     cache = module.caches(len(prompts), longest + length)      # type: ignore[operator]
-    features = module.features(tokens, torch.arange(longest).expand(len(prompts), -1), cache)       # type: ignore[operator]
-    logits = module.head(features[torch.arange(len(prompts)), at - 1]).float()                      # type: ignore[operator]
+    places = torch.arange(longest).expand(len(prompts), -1)
+    features = module.features(tokens, places, cache)          # type: ignore[operator]
+    logits = module.head(features[torch.arange(len(prompts)), at - 1]).float()         # type: ignore[operator]
     for place in range(length):
-        logp = logits.log_softmax(-1)
-        new = pick(logits, uniform(keys[rows], place), temperature, top_k, top_p)
-        ended = torch.zeros(len(rows), dtype=torch.bool)
-        for i, (row, token, p) in enumerate(zip(rows, new.tolist(), logp.gather(1, new[:, None])[:, 0].tolist(), strict=True)):
+        total = logits.logsumexp(-1)
+        if not bool(total.isfinite().all()):
+            raise MachineError("the model's logits are not finite numbers; its weights are damaged or it diverged in "
+                               "training: use an older checkpoint")
+        new = choose(logits, uniform(keys[rows], place))
+        logp = logits.gather(1, new[:, None])[:, 0] - total
+        going = []
+        for i, (row, token, p) in enumerate(zip(rows.tolist(), new.tolist(), logp.tolist(), strict=True)):
             if token in stop:
-                out[row].stopped, ended[i] = True, True
+                out[row].stopped = True
                 continue
+            going.append(i)
             out[row].tokens.append(token)
             out[row].logprobs.append(p)
             if on_token:
-                on_token(int(row), token)
-        if place == length - 1 or bool(ended.all()):
+                on_token(row, token)
+        if place == length - 1 or not going:
             break
-        if bool(ended.any()):                                  # finished rows leave the batch
-            going = (~ended).nonzero()[:, 0]
-            rows, at, new = rows[going.numpy()], at[going], new[going]
+        if len(going) < len(rows):                             # finished rows leave the batch
+            keep = torch.tensor(going)
+            rows, at, new = rows[going], at[keep], new[keep]
             for layer in cache:
-                layer.keep(going)
+                layer.keep(keep)
         logits = module(new[:, None], at[:, None], cache)[:, 0].float()
         at = at + 1
-    module.train(was_training)
     return out
 
 
-def pick(logits: Float[Tensor, "B V"], at: np.ndarray, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """One token a row, int64 [B]: the token in whose share of the (truncated) distribution the number `at` [B] falls."""
+def pick(logits: Float[Tensor, "B V"], at: np.ndarray, temperature: float, top_k: int,
+         top_p: float) -> Int[Tensor, "B"]:
+    """One token a row: the one in whose share of the (truncated) distribution the number `at` [B] in [0, 1) falls.
+
+    Truncation as in transformers: first the `top_k` likeliest, then of these the fewest that together reach `top_p`.
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
-    if top_k and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
-    probs, order = logits.double().softmax(-1).sort(descending=True, stable=True)
+    order = None
+    if 0 < top_k < logits.shape[-1]:
+        logits, order = logits.topk(top_k)
+    elif top_p < 1:                                            # a sort costs 5 times the rest: only where it is needed
+        logits, order = logits.sort(descending=True, stable=True)
+    logits = logits.double()
+    probs = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)      # no overflow at tiny temperature
     if top_p < 1:
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)      # the first token to reach top_p stays
     edges = probs.cumsum(-1)
-    chosen = torch.searchsorted(edges, torch.from_numpy(at)[:, None] * edges[:, -1:], right=True)
-    last = (probs > 0).sum(-1, keepdim=True) - 1               # rounding must not fall off the end
-    return order.gather(1, chosen.minimum(last))[:, 0]
+    aim = torch.from_numpy(at)[:, None] * edges[:, -1:]
+    chosen = torch.searchsorted(edges, aim.minimum(edges[:, -1:].nextafter(torch.zeros(()).double())), right=True)
+    return (chosen if order is None else order.gather(1, chosen))[:, 0]
 
 
 def _check(module: nn.Module, prompts: Sequence[np.ndarray], length: int, temperature: float, top_k: int,
            top_p: float) -> None:
-    context = module.config.context                            # type: ignore[union-attr]
+    config: Any = module.config
     if not prompts or any(len(p) == 0 for p in prompts):
         raise RequestError("there is nothing to go on from: each prompt needs at least one token")
-    if (longest := max(len(p) for p in prompts)) + length > context:         # type: ignore[operator]
-        raise RequestError(f"a prompt of {longest} tokens and {length} new ones exceed the model's context of {context}; "
-                           "shorten the prompt or ask for fewer tokens")
-    if length < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if length < 1 or not 0 <= temperature < float("inf") or top_k < 0 or not 0 < top_p <= 1:
         raise RequestError(f"length {length} must be >= 1, temperature {temperature} >= 0, top_k {top_k} >= 0 and "
                            f"top_p {top_p} in (0, 1]")
+    if (longest := max(len(p) for p in prompts)) + length > config.context:
+        raise RequestError(f"a prompt of {longest} tokens and {length} new ones exceed the model's context of "
+                           f"{config.context}; shorten the prompt or ask for fewer tokens")
+    if min(int(np.min(p)) for p in prompts) < 0 or max(int(np.max(p)) for p in prompts) >= config.vocab:
+        raise RequestError(f"a prompt holds an id outside the model's vocabulary of {config.vocab} tokens; "
+                           "encode it with the model's own tokenizer")

@@ -18,19 +18,24 @@ def logprobs(module: nn.Module, rows: Sequence[np.ndarray], batch_tokens: int = 
     module.eval()
     out: list[np.ndarray] = [np.empty(0, dtype=np.float32)] * len(rows)
     order = sorted((i for i in range(len(rows)) if len(rows[i]) > 1), key=lambda i: len(rows[i]))
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]) <= batch_tokens:
-            stop += 1
-        some = order[start:stop]
-        tokens = torch.zeros(len(some), len(rows[some[-1]]), dtype=torch.long)
-        for i, row in enumerate(some):
-            tokens[i, :len(rows[row])] = torch.as_tensor(np.asarray(rows[row]), dtype=torch.long)
-        logits = module(tokens[:, :-1]).float()
-        chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0] - logits.logsumexp(-1)
-        for i, row in enumerate(some):
-            out[row] = chosen[i, :len(rows[row]) - 1].numpy()
-        start = stop
-    module.train(was_training)
+    try:
+        while order:
+            count = 1
+            while count < len(order) and (count + 1) * len(rows[order[count]]) <= batch_tokens:
+                count += 1
+            some, order = order[:count], order[count:]
+            for i, values in zip(some, _together(module, [rows[i] for i in some]), strict=True):
+                out[i] = values
+    finally:
+        module.train(was_training)
     return out
+
+
+def _together(module: nn.Module, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """One pass over rows of rising length, padded on the right, where a causal model looks last."""
+    tokens = torch.zeros(len(rows), len(rows[-1]), dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens[i, :len(row)] = torch.as_tensor(np.asarray(row), dtype=torch.long)
+    logits = module(tokens[:, :-1]).float()                    # a bf16 log-sum-exp has 3 digits
+    chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+    return [values[:len(row) - 1].numpy() for row, values in zip(rows, chosen, strict=True)]

@@ -42,11 +42,12 @@ def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Code
     entry = registry.load("models", family)
     tensors = entry.HF.export(module)
     end = codec.end if codec else None
-    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}      # one token separates documents, as in GPT-2
-    dtype = next(iter(tensors.values())).dtype
+    ends = {"bos_token_id": end, "eos_token_id": end}          # one token separates documents, as in GPT-2
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     with committed(folder, {"weights": content_hash(tensors), **(extra or {})}) as tmp:
-        write_json(tmp / "config.json", {**entry.HF_CONFIG.export(config), **ends, "dtype": str(dtype).removeprefix("torch.")})
-        write_json(tmp / "generation_config.json", ends)
+        write_json(tmp / "config.json", {**entry.HF_CONFIG.export(config), **ends, "dtype": dtype})
+        # pad only here: in config.json it would stop the end token's embedding from being trained by transformers
+        write_json(tmp / "generation_config.json", {**ends, "pad_token_id": end})
         write(tmp, tensors)
         if codec:
             codec.save(tmp)
@@ -63,26 +64,27 @@ def load(folder: str | Path) -> Loaded:
         raise RequestError(f"{where / 'config.json'} is not a mapping of settings")
     family, entry = family_of(tree, where / "config.json")
     check(where)
-    config = _config(entry, tree, where / "config.json")
+    config, module = _empty(entry, tree, where / "config.json")
     tensors = Tensors.open(where)
-    with torch.device("meta"):
-        module = entry.Model(config)
     _fill(module, entry.HF.restore(tensors, module, tensors.where))
     codec = _codec(where)
     if codec and codec.vocab > config.vocab:
-        raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, the model's embedding only {config.vocab}")
+        raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, "
+                           f"the model's embedding only {config.vocab}")
     return Loaded(family, config, module.eval(), codec, where)
 
 
 def find(folder: str | Path) -> Path:
-    """The model folder meant by a path: itself, or the `model/` inside a run folder; RequestError when it is neither."""
+    """The model folder meant by a path: itself, or `model/` inside a run folder; RequestError when it is neither."""
     path = Path(folder).expanduser()
     for candidate in (path, path / "model"):
         if (candidate / "config.json").is_file():
             return candidate
     if path.is_dir():
-        raise RequestError(f"{path} has no config.json, so it is not a model folder (nor a run folder with model/ inside)")
-    raise RequestError(f"no folder {path}; for a model on the Hugging Face Hub, fetch it first: hf download {folder} --local-dir FOLDER")
+        raise RequestError(f"{path} has no config.json, so it is not a model folder, "
+                           "nor a run folder with model/ inside")
+    raise RequestError(f"no folder {path}; for a model on the Hugging Face Hub, fetch it first: "
+                       f"hf download {folder} --local-dir FOLDER")
 
 
 def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
@@ -93,36 +95,40 @@ def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
         if entry.HF_CONFIG.kind(tree):
             return name, entry
         known += [kind.architecture for kind in entry.HF_CONFIG.kinds]
-    named = next(iter(tree.get("architectures") or []), tree.get("model_type"))
+    architectures = tree.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else tree.get("model_type")
     if not isinstance(named, str):
         raise RequestError(f"{source} names no architecture; known: {', '.join(sorted(known))}")
     raise RequestError(f"{source}: no family here is a {named}; {nearest(named, known)}")
 
 
 def identity(family: str, module: nn.Module) -> str:
-    """A hash of the weights under their Hugging Face names: the same before saving and after loading anywhere."""
+    """A hash of the weights under their Hugging Face names: equal before saving and after loading anywhere."""
     return content_hash(registry.load("models", family).HF.export(module))
 
 
 def _codec(folder: Path) -> "Codec | None":
     if not (folder / "tokenizer.json").exists():
         return None
-    from meristem import codecs                                # 0.1 s that a model without text does not pay
+    from meristem import codecs  # 0.1 s that a model without text does not pay
     return codecs.load(folder)
 
 
-def _config(entry: ModuleType, tree: dict[str, Any], source: Path) -> Any:
+def _empty(entry: ModuleType, tree: dict[str, Any], source: Path) -> tuple[Any, nn.Module]:
+    """The config that config.json describes, and its module without numbers (on the meta device)."""
     fields = entry.HF_CONFIG.restore(tree, str(source))
     try:
-        return from_dict(entry.Config, fields)
-    except ValueError as error:
-        raise RequestError(f"{source}: {error}") from None
+        config = from_dict(entry.Config, fields)
+        with torch.device("meta"):
+            return config, entry.Model(config)
+    except (ValueError, ArithmeticError, RuntimeError) as error:       # a head count of 0, a negative width
+        raise RequestError(f"{source} describes no {entry.__name__.rpartition('.')[2]}: {error}") from None
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Assign tensors to a module built on the meta device; tied names share one tensor and so one Parameter."""
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    made = {id(t): nn.Parameter(t, requires_grad=t.is_floating_point()) for name, t in state.items() if name in parameters}
+    made = {id(t): nn.Parameter(t, requires_grad=t.is_floating_point()) for n, t in state.items() if n in parameters}
     module.load_state_dict({name: made[id(t)] if name in parameters else t for name, t in state.items()}, assign=True)
     empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not empty, f"buffers must be saved with the state or computed in forward: {empty}"

@@ -51,8 +51,9 @@ class Tensors(Mapping[str, Tensor]):
         elif (folder / FILE).exists():
             files = [folder / FILE]
         elif pickles := sorted(p.name for pattern in PICKLES for p in folder.glob(pattern)):
-            raise RequestError(f"{folder / pickles[0]} is a pickle, which runs code when read; convert it to {FILE} first, on a machine "
-                               "you can lose: transformers' from_pretrained(FOLDER).save_pretrained(NEW) writes safetensors")
+            raise RequestError(f"{folder / pickles[0]} is a pickle, which runs code when read; convert it to {FILE} "
+                               "first, on a machine you can lose: transformers' from_pretrained(FOLDER)"
+                               ".save_pretrained(NEW) writes safetensors")
         else:
             raise RequestError(f"{folder} holds no {FILE}")
         places = {name: place for file in files for name, place in _header(file).items()}
@@ -65,7 +66,7 @@ class Tensors(Mapping[str, Tensor]):
         tensor = torch.empty(place.shape, dtype=place.dtype)
         if not tensor.numel():
             return tensor
-        room = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+        room = tensor.view(-1).view(torch.uint8).numpy().data
         try:
             with open(place.file, "rb", buffering=0) as f:
                 f.seek(place.start)
@@ -93,9 +94,9 @@ class Tensors(Mapping[str, Tensor]):
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES) -> None:
-    """Write tensors as `model.safetensors`, or in shards of at most `limit` bytes with an index. MachineError when the disk fails.
+    """Write tensors as `model.safetensors`, or in shards of at most `limit` bytes with an index.
 
-    The caller makes the folder appear whole (`core.files.committed`).
+    MachineError when the disk fails. The caller makes the folder appear whole (`core.files.committed`).
     """
     shards: list[dict[str, Tensor]] = [{}]
     room = limit
@@ -105,16 +106,18 @@ def write(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES)
             room = limit
         shards[-1][name] = tensor
         room -= tensor.nbytes
-    files = [FILE] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    count = len(shards)
+    files = [FILE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     try:
         for file, shard in zip(files, shards, strict=True):
             save_file(shard, folder / file, metadata={"format": "pt"})
-        if len(shards) > 1:
+        if count > 1:
             index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
                      "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard}}
             (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:                # a full disk is a SafetensorError, which is no OSError
-        raise MachineError(f"could not write the weights into {folder}: {error}; free some space or choose another folder") from error
+        raise MachineError(f"could not write the weights into {folder}: {error}; "
+                           "free some space or choose another folder") from error
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -123,14 +126,15 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         numbers = tensor.reshape(-1).view(torch.uint8).numpy()
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), xxhash.xxh3_128_hexdigest(memoryview(numbers))]
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), xxhash.xxh3_128_hexdigest(numbers.data)]
     return digest_bytes(*parts)
 
 
 def check(folder: Path) -> None:
     """RequestError naming the file that differs from the folder's MANIFEST.json, where it has one."""
     if (folder / MANIFEST).exists() and (problem := verify(folder)):
-        raise RequestError(f"{folder}: {problem}; fetch or export it again (or delete {MANIFEST} if you changed the file yourself)")
+        raise RequestError(f"{folder}: {problem}; fetch or export it again "
+                           f"(or delete {MANIFEST} if you changed the file yourself)")
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -149,7 +153,7 @@ def _shards(folder: Path) -> list[Path]:
 
 def _header(file: Path) -> dict[str, _Place]:
     try:
-        with safe_open(file, framework="pt"):                  # the library refuses overlaps, holes, overflows, truncation
+        with safe_open(file, framework="pt"):         # the library refuses overlaps, holes, overflows, truncation
             pass
         with open(file, "rb") as f:
             length = int.from_bytes(f.read(8), "little")
@@ -159,5 +163,7 @@ def _header(file: Path) -> dict[str, _Place]:
     header.pop("__metadata__", None)
     unknown = {entry["dtype"] for entry in header.values()} - DTYPES.keys()
     if unknown:
-        raise RequestError(f"{file}: tensors of type {', '.join(sorted(unknown))} are not supported; load the unquantised checkpoint instead")
-    return {name: _Place(file, DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0]) for name, e in header.items()}
+        raise RequestError(f"{file}: tensors of type {', '.join(sorted(unknown))} are not supported; "
+                           "load the unquantised checkpoint instead")
+    return {name: _Place(file, DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
+            for name, e in header.items()}

@@ -1,4 +1,4 @@
-"""Every family computes what transformers computes, through files, both ways, on random weights of every shape it covers."""
+"""Every family computes what transformers computes, through files, both ways, for every shape it covers."""
 import json
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from meristem.core import registry
 from meristem.hub import hf
 from meristem.hub.tensors import Tensors
 
-SHAPE = dict(vocab_size=97, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-             max_position_embeddings=32)
+SHAPE = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 3,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
 THEIRS = {                              # name -> (their class, what differs from SHAPE)
     "llama": ("Llama", {}),
     "llama-tied": ("Llama", {"tie_word_embeddings": True}),
@@ -21,10 +21,11 @@ THEIRS = {                              # name -> (their class, what differs fro
     "qwen3": ("Qwen3", {"head_dim": 32}),
     "qwen3-tied": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
 }
+SMALL = {"vocab": 97, "context": 32, "dim": 64, "layers": 3, "heads": 4}
 OURS = {                                # our sizes for the way out: name -> (family, fields)
-    "llama": ("llama", {"vocab": 97, "context": 32, "dim": 64, "layers": 3, "heads": 4, "groups": 2, "hidden": 112}),
-    "llama-tied": ("llama", {"vocab": 97, "context": 32, "dim": 64, "layers": 3, "heads": 4, "tied": True, "theta": 1e6}),
-    "llama-qk-norm": ("llama", {"vocab": 97, "context": 32, "dim": 64, "layers": 2, "heads": 4, "head_dim": 8, "qk_norm": True}),
+    "llama": ("llama", {**SMALL, "groups": 2, "hidden": 112}),
+    "llama-tied": ("llama", {**SMALL, "tied": True, "theta": 1e6}),
+    "llama-qk-norm": ("llama", {**SMALL, "head_dim": 8, "qk_norm": True}),
 }
 
 
@@ -97,6 +98,7 @@ def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
     theirs("llama").to(torch.bfloat16).save_pretrained(tmp_path / "in")
     loaded = hf.load(tmp_path / "in")
     assert {p.dtype for p in loaded.module.parameters()} == {torch.bfloat16}
+    assert loaded.module(tokens()).dtype == torch.bfloat16
     hf.save(tmp_path / "out", loaded.family, loaded.config, loaded.module)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     before, after = Tensors.open(tmp_path / "in"), Tensors.open(tmp_path / "out")
