@@ -59,11 +59,11 @@ def load(folder: str | Path) -> Loaded:
     Memory peaks at about the model's size: the module is built on the meta device and tensors are read one by one.
     """
     where = find(folder)
+    check(where)
     tree = read_json(where / "config.json")
     if not isinstance(tree, dict):
         raise RequestError(f"{where / 'config.json'} is not a mapping of settings")
     family, entry = family_of(tree, where / "config.json")
-    check(where)
     config, module = _empty(entry, tree, where / "config.json")
     tensors = Tensors.open(where)
     _fill(module, entry.HF.restore(tensors, module, tensors.where))

