@@ -110,8 +110,8 @@ def pick(logits: Float[Tensor, "B V"], at: np.ndarray, temperature: float, top_k
     if top_p < 1:
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)      # the first token to reach top_p stays
     edges = probs.cumsum(-1)
-    aim = torch.from_numpy(at)[:, None] * edges[:, -1:]
-    chosen = torch.searchsorted(edges, aim.minimum(edges[:, -1:].nextafter(torch.zeros(()).double())), right=True)
+    aim = torch.from_numpy(at)[:, None] * edges[:, -1:]        # at <= 1 - 2^-53: rounds to less than the last edge
+    chosen = torch.searchsorted(edges, aim, right=True)
     return (chosen if order is None else order.gather(1, chosen))[:, 0]
 
 

@@ -124,6 +124,10 @@ def test_the_edges_of_the_interval_stay_on_likely_tokens() -> None:
     for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.99)):
         ends = [int(pick(logits, np.array([at]), 1.0, top_k, top_p)) for at in (0.0, 1 - 2.0**-53)]
         assert set(ends) == {1, 3}
+    many = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0)) * 5
+    many[:, 5] = -1e30                                         # the last number must not round onto the last edge
+    for top_p in (1.0, 0.9):
+        assert int(pick(many, np.full(5000, 1 - 2.0**-53), 1.0, 0, top_p).max()) < 5
     for temperature in (0.0, 1e-300):
         assert int(pick(logits, np.array([0.999]), temperature, 0, 0.9)) == 3
 
