@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint clean bench-peers
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -42,6 +42,13 @@ lint: .venv/dev.stamp
 	@echo "installing the development tools"
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
+
+# peers that cannot share our environment, for benchmarks/ only
+bench-peers: .venv/dev.stamp
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt accelerate
+	@"$(PYTHON)" -m venv .bench/litgpt
+	@.bench/litgpt/bin/python -m pip install --quiet torch==2.13.0
+	@.bench/litgpt/bin/python -m pip install --quiet torch==2.13.0 litgpt numpy
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

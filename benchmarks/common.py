@@ -1,4 +1,4 @@
-"""What every benchmark shares: workers in fresh processes, the machine beside each result, one JSON file a benchmark."""
+"""What every benchmark shares: workers in fresh processes, the machine beside each result, one JSON file each."""
 import json
 import os
 import platform
@@ -19,9 +19,9 @@ def worker(module: str, *words: str, python: str = sys.executable, warm: str = "
     The compiler's cache starts empty unless `warm` names a folder that an earlier worker filled.
     """
     with tempfile.TemporaryDirectory() as cold:
-        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": warm or cold, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run([python, "-W", "ignore", "-m", module, "--worker", *words], env=env, stdout=subprocess.PIPE,
-                              text=True, check=False)
+        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": warm or cold, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([python, "-W", "ignore", "-m", module, "--worker", *words], env=env,
+                              stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{module} --worker {' '.join(words)} failed with status {done.returncode}")
     result = json.loads(done.stdout.strip().splitlines()[-1])
@@ -31,9 +31,9 @@ def worker(module: str, *words: str, python: str = sys.executable, warm: str = "
 
 def record(name: str, result: dict[str, Any]) -> None:
     """Write benchmarks/results/NAME.json with date, commit and machine, and print it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    full = {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "commit": commit, "processor": processor(),
-            "cores": os.cpu_count(), "python": platform.python_version(), **result}
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    full = {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "commit": git.stdout.strip(),
+            "processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **result}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(full, indent=2) + "\n")
     print(json.dumps(full))
@@ -49,7 +49,7 @@ def processor() -> str:
 
 
 def peak_bf16(n: int = 1024, samples: int = 9) -> float:
-    """FLOP/s of an n x n x n bf16 product, the best of the median of three groups: what shares of peak are shares of."""
+    """FLOP/s of an n x n x n bf16 product, the best median of three groups: what shares of peak are shares of."""
     import torch
     x = torch.randn(n, n, dtype=torch.bfloat16)
     groups = []

@@ -73,7 +73,8 @@ class Data:
     def batch(self, size: int, seed: int, step: int) -> Batch:
         """Random windows of the training part, a function of seed and step."""
         g = torch.Generator().manual_seed(seed_of(seed, step))
-        return self.rows(self.train, torch.randint(len(self.train) - self.context, (size,), generator=g))
+        starts = torch.randint(len(self.train) - self.context, (size,), generator=g)
+        return self.rows(self.train, starts)
 
     def validate(self, summed: Callable[[Batch], torch.Tensor]) -> float:
         """Mean loss over every whole window of the held-out part."""
@@ -85,7 +86,7 @@ class Data:
 
 def race(step: Callable[[int], object], steps: int, every: int, validate: Callable[[], float], target: float,
          clock: Clock) -> dict[str, float]:
-    """Step until a validation is at or below `target`; seconds, steps and loss then (or at the end, `reached` false)."""
+    """Step until a validation is at or below `target`; seconds, steps and loss then, or at the end."""
     loss = float("nan")
     for n in range(steps):
         step(n)

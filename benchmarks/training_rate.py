@@ -1,10 +1,11 @@
-"""Training tokens/s and share of the measured bf16 peak: a 10.7 M-parameter Llama beside `transformers`' Trainer and `litgpt`.
+"""Training tokens/s and share of the measured bf16 peak: a 10.7 M-parameter Llama beside `transformers` and `litgpt`.
 
     python -m benchmarks.training_rate            # litgpt needs `make bench-peers` once (its own environment)
 
-One shape for all: 6 layers, width 384, 6 heads of 64, SwiGLU 1,024, context 256, 16 rows a step, vocabulary 65, AdamW with
-clipping at 1. Each peer runs in several settings and is judged by its best. FLOPs a token are 6 N + 12 layers x width x
-context (PaLM, appendix B), N without the embedding table; the peak is measured before and after, and the larger one counts.
+One shape for all: 6 layers, width 384, 6 heads of 64, SwiGLU 1,024, context 256, 16 rows a step, vocabulary 65, AdamW
+with clipping at 1. Each peer runs in several settings and is judged by its best. FLOPs a token are 6 N + 12 layers x
+width x context (PaLM, appendix B), N without the embedding table; the peak is measured before and after, and the larger
+one counts.
 """
 import argparse
 import json
@@ -75,8 +76,8 @@ def transformers(setting: str) -> dict[str, float]:
     import transformers as hf
     precision, attention, *more = setting.split("-")
     model = hf.LlamaForCausalLM(hf.LlamaConfig(
-        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        max_position_embeddings=CONTEXT, use_cache=False, attn_implementation=attention))
+        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, max_position_embeddings=CONTEXT, use_cache=False, attn_implementation=attention))
     if precision == "true":
         model = model.bfloat16()
     ids = rows()[:, :-1]
@@ -89,9 +90,9 @@ def transformers(setting: str) -> dict[str, float]:
     data = [{"input_ids": row, "labels": row} for row in ids.repeat(STEPS + WARM, 1)]
     with tempfile.TemporaryDirectory() as out:
         arguments = hf.TrainingArguments(
-            out, per_device_train_batch_size=ROWS, max_steps=STEPS + WARM, bf16=precision == "bf16", torch_compile=bool(more),
-            optim="adamw_torch_fused", max_grad_norm=1.0, report_to=[], save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, use_cpu=True)
+            out, per_device_train_batch_size=ROWS, max_steps=STEPS + WARM, bf16=precision == "bf16",
+            torch_compile=bool(more), optim="adamw_torch_fused", max_grad_norm=1.0, report_to=[], save_strategy="no",
+            logging_strategy="no", disable_tqdm=True, use_cpu=True)
         peak = peak_bf16()
         hf.Trainer(model, arguments, train_dataset=data, callbacks=[Marks()]).train()
     steps = [b - a for a, b in zip(marks[WARM - 1:], marks[WARM:], strict=False)]
@@ -102,9 +103,9 @@ def litgpt(setting: str) -> dict[str, float]:
     """litgpt's GPT in bf16-true with fused AdamW; `setting` is true[-compile]."""
     from litgpt.config import Config
     from litgpt.model import GPT
-    model = GPT(Config(block_size=CONTEXT, vocab_size=VOCAB, padded_vocab_size=VOCAB, n_layer=LAYERS, n_head=HEADS, n_embd=WIDTH,
-                       rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm",
-                       mlp_class_name="LLaMAMLP", intermediate_size=HIDDEN)).bfloat16()
+    model = GPT(Config(block_size=CONTEXT, vocab_size=VOCAB, padded_vocab_size=VOCAB, n_layer=LAYERS, n_head=HEADS,
+                       n_embd=WIDTH, rotary_percentage=1.0, parallel_residual=False, bias=False,
+                       norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=HIDDEN)).bfloat16()
     fast = torch.compile(model) if setting.endswith("compile") else model
     optim = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = rows()
@@ -120,13 +121,14 @@ def litgpt(setting: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Ours, then each peer in each of its settings, then ours again; the better and the worse of ours are both kept."""
+    """Ours, then each peer in each of its settings, then ours again; ours is the median of its runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", nargs="+")
     a = parser.parse_args()
     if a.worker:
         who, *setting = a.worker
-        print(json.dumps({"who": who, "setting": setting, **{"ours": ours, "transformers": transformers, "litgpt": litgpt}[who](*setting)}))
+        result = {"ours": ours, "transformers": transformers, "litgpt": litgpt}[who](*setting)
+        print(json.dumps({"who": who, "setting": setting, **result}))
         return
     runs = [worker("benchmarks.training_rate", "ours")]
     for who, settings in SETTINGS.items():
@@ -136,11 +138,12 @@ def main() -> None:
             continue
         runs += [worker("benchmarks.training_rate", who, s, python=python) for s in settings]
         runs.append(worker("benchmarks.training_rate", "ours"))
-    mine = statistics.median(r["tokens_per_second"] for r in runs if r["who"] == "ours")
-    share = statistics.median(r["share_of_peak"] for r in runs if r["who"] == "ours")
-    best = {who: max(r["tokens_per_second"] for r in runs if r["who"] == who) for who in SETTINGS if any(r["who"] == who for r in runs)}
-    record("training_rate", {"ours": {"tokens_per_second": mine, "share_of_peak": share}, "peers_best": best,
-                             "ratio": {who: mine / rate for who, rate in best.items()}, "runs": runs})
+    mine = {key: statistics.median(r[key] for r in runs if r["who"] == "ours")
+            for key in ("tokens_per_second", "share_of_peak")}
+    rates = {who: [r["tokens_per_second"] for r in runs if r["who"] == who] for who in SETTINGS}
+    best = {who: max(each) for who, each in rates.items() if each}
+    record("training_rate", {"ours": mine, "peers_best": best, "runs": runs,
+                             "ratio": {who: mine["tokens_per_second"] / rate for who, rate in best.items()}})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from meristem.nn.position import rotary
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a Llama; 0 means derived: groups = heads, head_dim = dim / heads, hidden = 8/3 dim up to a multiple of 64."""
+    """A Llama's shape; 0 means derived: groups = heads, head_dim = dim / heads, hidden = 8/3 dim, rounded up to 64s."""
 
     vocab: int = 32000
     context: int = 4096
@@ -57,8 +57,8 @@ class Block(nn.Module):
         self.norm2 = RMSNorm(c.dim, c.eps)
         self.mlp = GatedMLP(c.dim, c.hidden)
 
-    def forward(self, x: Float[Tensor, "B T D"], rope: Float[Tensor, "2 *R T K"], positions: Int[Tensor, "B T"] | None = None,
-                cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], rope: Float[Tensor, "2 *R T K"],
+                positions: Int[Tensor, "B T"] | None = None, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """One layer, [B, T, D] -> [B, T, D]."""
         x = x + self.attn(self.norm1(x), rope, positions, cache)
         return x + self.mlp(self.norm2(x))
@@ -79,7 +79,7 @@ class Model(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Normal(0, 0.02); zero in the two layers that write into the residual stream, so that each block starts as identity.
+        """Normal(0, 0.02); zero in the two layers that write into the residual stream: blocks start as the identity.
 
         Zhang, Dauphin & Ma 2019, https://arxiv.org/abs/1901.09321; 350 steps of Muon on characters end at 1.634 nats
         instead of 1.652 (docs/log.md).

@@ -1,4 +1,4 @@
-"""Layers compute: norms, positions, attention, feed-forward. Families in `models/` wire them; nothing here knows a family.
+"""Layers compute: norms, positions, attention, feed-forward. Families in `models/` wire them.
 
 Axes: B batch, T time (queries), S keys, D width, H heads, G key/value groups, K head size, V vocabulary.
 """

@@ -69,12 +69,12 @@ class Attention(nn.Module):
 
 def causal(q: Float[Tensor, "B T H K"], k: Float[Tensor, "B T G K"], v: Float[Tensor, "B T G K"],
            chunk: int = CHUNK) -> Float[Tensor, "B T H K"]:
-    """Causal attention in query chunks, each over its own prefix; probabilities in fp32, products in the inputs' type."""
+    """Causal attention in query chunks, each over its prefix; probabilities in fp32, products in the inputs' type."""
     length, heads, size = q.shape[1:]
     groups = k.shape[2]
     each = heads // groups
     q = (q * size**-0.5).unflatten(2, (groups, each)).permute(0, 2, 3, 1, 4)                       # [B, G, H/G, T, K]
-    k, v = k.permute(0, 2, 3, 1), v.transpose(1, 2)                                                # [B, G, K, T], [B, G, T, K]
+    k, v = k.permute(0, 2, 3, 1), v.transpose(1, 2)                                 # [B, G, K, T], [B, G, T, K]
     out = []
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)

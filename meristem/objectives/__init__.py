@@ -1,1 +1,1 @@
-"""What is minimised: one file an objective, each an `Objective` (`objectives.base`) class with the name of its file in camel case."""
+"""What is minimised: one file an objective, each holding an `Objective` class that is named like its file."""

@@ -37,6 +37,7 @@ class Muon(torch.optim.Optimizer):
             for (rows, columns), params in alike.items():
                 updates = []
                 for p in params:
+                    assert p.grad is not None
                     state = self.state[p]
                     if not state:
                         state["momentum"] = torch.zeros_like(p)

@@ -209,7 +209,7 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
 
 
 def first_prompt(batch: Batch) -> np.ndarray:
-    """What a sample continues: the first row up to its first trained target, or a quarter of it when all are trained."""
+    """What a sample continues: the first row up to its first trained target, or a quarter of it when all are."""
     tokens, weight = batch["tokens"][0], batch["weight"][0]
     first = int(weight.argmax()) if weight.min() == 0 else len(weight) // 4
     return tokens[: max(1, first + 1)].numpy()
@@ -218,7 +218,7 @@ def first_prompt(batch: Batch) -> np.ndarray:
 def log_manifest(folder: Path, parts: Parts, progress: Progress) -> None:
     """Write manifest.json, or compare with it: other data is refused, another machine is said and recorded."""
     model = parts.objective.model
-    facts = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash,
+    facts: dict[str, Any] = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash,
              "base": parts.base_hash, "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
              "parameters": sum(p.numel() for p in model.parameters()),
              "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "machine": machine.identity()}

@@ -44,7 +44,8 @@ def test_a_token_never_changes_what_came_before_it():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_cache_gives_what_the_whole_sequence_gives(dtype):
-    model = compute_in(shaken(Model(Config(vocab=50, dim=32, layers=2, heads=4, groups=2, context=64, qk_norm=True))), dtype)
+    shape = Config(vocab=50, dim=32, layers=2, heads=4, groups=2, context=64, qk_norm=True)
+    model = compute_in(shaken(Model(shape)), dtype)
     tokens = torch.randint(50, (3, 20))
     cache = model.caches(3, 32)
     with torch.no_grad():

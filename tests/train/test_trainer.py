@@ -35,7 +35,8 @@ def weights(o):
 
 def test_it_learns_to_count():
     o, losses = objective(), []
-    Trainer(o, counting, Train(steps=60, batch=4, context=16, lr=1e-2, warmup=5), hooks=[lambda t, f: losses.append(f["loss"])]).fit()
+    config = Train(steps=60, batch=4, context=16, lr=1e-2, warmup=5)
+    Trainer(o, counting, config, hooks=[lambda t, f: losses.append(f["loss"])]).fit()
     assert losses[0] == pytest.approx(math.log(30), rel=0.03) and losses[-1] < 0.3
 
 
