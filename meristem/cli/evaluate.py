@@ -31,14 +31,15 @@ def evaluate(
     from meristem.core.config import to_dict
     from meristem.corpus.store import Corpus
     from meristem.evals.run import evaluate as judge
-    from meristem.recipes.quickstart import judged
+    from meristem.evals.subject import Subject
     names = [t.strip() for t in tasks.split(",") if t.strip()] or registry.names("evals.tasks")
     for name in names:
         registry.load("evals.tasks", name)                     # all names are checked before anything is computed
     for folder in filter(None, (model, against)):
         model_folder(folder)
     source = Corpus.open(corpus.expanduser())
-    subject, other = judged(model, "model"), judged(against, str(against)) if against else None
+    subject = Subject.open(model, "model")
+    other = Subject.open(against, str(against)) if against else None
     with shown("evaluate") as progress:
         scores = judge(subject, source, names, seed=seed, limit=limit, against=other, progress=progress)
     rows = [("task", "score", "value", "95 % interval", "n", "baseline", "against")]

@@ -25,7 +25,6 @@ from meristem.core.run import Run
 
 if TYPE_CHECKING:                       # `meristem list` reads this folder and must not pay for torch
     from meristem.corpus.store import Corpus
-    from meristem.evals.subject import Subject
     from meristem.plan.plan import Plan, Rate
 
 STATE, PLAN, ENERGY = "quickstart.json", "plan.json", "energy.json"
@@ -36,7 +35,7 @@ VALIDATION_TOKENS = 1 << 17             # a validation's, in train.run
 COMPILE_SECONDS = 20.0
 FULL_ITEMS = 240.0                      # seconds of budget from which every task is asked its full count of items
 # Shares of what is left of the budget after the stages before: measured so that 90 s and 5 min both end on time.
-PRETRAIN, ADAPT = 0.60, 0.45
+PRETRAIN, ADAPT = 0.66, 0.45
 
 
 @dataclass
@@ -117,23 +116,14 @@ def make_plan(corpus: "Corpus", seconds: float, *, rate: "Rate | None" = timed, 
     return plan.make(seconds, plan.Text.of(corpus, shards, codec, part), machine.measured(), rate)
 
 
-def judged(folder: Path, name: str) -> "Subject":
-    """The model in a run or model folder as `evals` asks it; a run folder keeps its certificates."""
-    from meristem.evals.subject import Subject
-    from meristem.hub import hf
-    loaded = hf.load(folder)
-    if loaded.codec is None:
-        raise RequestError(f"{folder} has no tokenizer.json, so nothing can be asked of it")
-    return Subject(loaded.module, loaded.codec, hf.identity(loaded.family, loaded.module), loaded.config.context, name,
-                   folder if (folder / "recipe.json").is_file() else None)
-
-
 def summary(facts: Mapping[str, Any]) -> str:
     """What to look at and what to do next, for a person."""
     model = facts["fill"] or facts["base"]
     rows = [f"  {s['model']:<5} {s['name']}: {s['value']:.4g} {s['unit']}, 95 % interval "
             f"{s['interval']['low']:.4g} to {s['interval']['high']:.4g}, n {s['n']}"
             + (f" ({s['baseline']['what']}: {s['baseline']['value']:.4g})" if s["baseline"] else "")
+            + (f"; {s['paired']['difference']:+.4g} against {s['paired']['against']}, p {s['paired']['p']:.2g}"
+               if s["paired"] else "")
             for s in facts["scores"]]
     return "\n".join([f"Done in {facts['total_seconds']:.0f} s.", *rows, "", "Next:",
                       f"  meristem chat {facts['base']}", f"  meristem generate {model} 'def add(a, b):'",
@@ -239,10 +229,11 @@ def _evaluate(corpus: "Corpus", base: Path, fill: Path | None, limit: int,
               progress: Progress) -> list[dict[str, Any]]:
     """Certificates of base and adapted model; the adapted one with paired tests against the base."""
     from meristem.evals.run import evaluate
-    subject = judged(base, "base")
+    from meristem.evals.subject import Subject
+    subject = Subject.open(base, "base")
     scores = [{"model": "base", **to_dict(s)} for s in evaluate(subject, corpus, limit=limit, progress=progress)]
     if fill:
-        adapted = evaluate(judged(fill, "fill"), corpus, limit=limit, against=subject, progress=progress)
+        adapted = evaluate(Subject.open(fill, "fill"), corpus, limit=limit, against=subject, progress=progress)
         scores += [{"model": "fill", **to_dict(s)} for s in adapted]
     return scores
 

@@ -203,7 +203,7 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
-    return [hooks.rates(parts.flops_per_token, machine.measured().peak),
+    return [hooks.rates(parts.flops_per_token, lambda fresh: machine.measured(fresh).peak),
             hooks.every(t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out)),
             hooks.samples(folder / SAMPLES, t.sample_every, text, progress), hooks.draw(progress)]
 

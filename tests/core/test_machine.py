@@ -21,11 +21,22 @@ def test_a_measurement_is_plausible_and_leaves_the_thread_count_alone(monkeypatc
     import torch
     monkeypatch.setattr(machine, "SIZE", 128)
     monkeypatch.setattr(machine, "SWEEP", 1 << 22)
+    monkeypatch.setattr(machine, "WINDOW", 0.02)
     before = torch.get_num_threads()
     found = machine.measure()
     assert torch.get_num_threads() == before
     assert found.matmul_fp32 > 1e8 and found.matmul_bf16 > 1e7 and 1e8 < found.read_bandwidth < 1e13
     assert found.cores == os.cpu_count() and found.memory > 1 << 28
+
+
+def test_a_rate_is_that_of_the_fastest_tenth_so_a_busy_neighbour_cannot_lower_it(monkeypatch):
+    clock, took = [0.0], iter([0.5] * 12 + [0.01] * 4 + [0.5] * 100)
+    monkeypatch.setattr(machine, "WINDOW", 5.0)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock[0])
+
+    def work():
+        clock[0] += next(took)
+    assert machine._seconds(work) == pytest.approx(0.01)
 
 
 def test_it_is_measured_once_and_a_torn_cache_is_measured_again(tmp_path, monkeypatch):
