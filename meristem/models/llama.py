@@ -58,9 +58,10 @@ class Block(nn.Module):
         self.mlp = GatedMLP(c.dim, c.hidden)
 
     def forward(self, x: Float[Tensor, "B T D"], rope: Float[Tensor, "2 *R T K"],
-                positions: Int[Tensor, "B T"] | None = None, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+                positions: Int[Tensor, "B T"] | None = None, cache: Cache | None = None,
+                segments: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
         """One layer, [B, T, D] -> [B, T, D]."""
-        x = x + self.attn(self.norm1(x), rope, positions, cache)
+        x = x + self.attn(self.norm1(x), rope, positions, cache, segments)
         return x + self.mlp(self.norm2(x))
 
 
@@ -91,19 +92,21 @@ class Model(nn.Module):
                 nn.init.normal_(p, std=0.02)
 
     def features(self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"] | None = None,
-                 cache: list[Cache] | None = None) -> Float[Tensor, "B T D"]:
-        """The last layer's normalised output, before the head; see `nn.attention.Cache` for `positions`."""
+                 cache: list[Cache] | None = None,
+                 segments: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
+        """The last layer's normalised output, before the head; see `nn.attention` for `positions` and `segments`."""
         at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
         rope = rotary(at, self.config.head_dim, self.config.theta)
         x = self.embed(tokens)
         for i, block in enumerate(self.blocks):
-            x = block(x, rope, positions, cache[i] if cache else None)
+            x = block(x, rope, positions, cache[i] if cache else None, segments)
         return self.norm(x)
 
     def forward(self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"] | None = None,
-                cache: list[Cache] | None = None) -> Float[Tensor, "B T V"]:
+                cache: list[Cache] | None = None,
+                segments: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T V"]:
         """Logits [B, T, V] in the compute type."""
-        return self.head(self.features(tokens, positions, cache))
+        return self.head(self.features(tokens, positions, cache, segments))
 
     def caches(self, batch: int, length: int) -> list[Cache]:
         """Empty key/value buffers for `batch` rows of at most `length` positions, one a layer."""

@@ -1,18 +1,38 @@
-"""Feed-forward layers: the gated form of Shazeer 2020, https://arxiv.org/abs/2002.05202 (SwiGLU)."""
+"""Feed-forward layers: two matrices, or the gated form of Shazeer 2020, https://arxiv.org/abs/2002.05202 (SwiGLU)."""
+import functools
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.nn.linear import Linear
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {          # by Hugging Face's names
+    "silu": F.silu, "relu": F.relu, "gelu": F.gelu, "gelu_new": functools.partial(F.gelu, approximate="tanh"),
+}
 
-class GatedMLP(nn.Module):
-    """SwiGLU: down(silu(gate x) * up x)."""
 
-    def __init__(self, dim: int, hidden: int, bias: bool = False):
+class MLP(nn.Module):
+    """down(activation(up x))."""
+
+    def __init__(self, dim: int, hidden: int, activation: str = "gelu", bias: bool = True):
         super().__init__()
-        self.gate, self.up, self.down = Linear(dim, hidden, bias), Linear(dim, hidden, bias), Linear(hidden, dim, bias)
+        self.up, self.down, self.activation = Linear(dim, hidden, bias), Linear(hidden, dim, bias), activation
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """[..., D] -> [..., D]."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class GatedMLP(nn.Module):
+    """down(activation(gate x) * up x): SwiGLU with silu, GEGLU with gelu."""
+
+    def __init__(self, dim: int, hidden: int, bias: bool = False, activation: str = "silu"):
+        super().__init__()
+        self.gate, self.up, self.down = Linear(dim, hidden, bias), Linear(dim, hidden, bias), Linear(hidden, dim, bias)
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """[..., D] -> [..., D]."""
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))

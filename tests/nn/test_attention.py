@@ -1,4 +1,4 @@
-"""Chunked causal attention against torch's own and against itself through the cache."""
+"""Chunked attention against torch's own under every reach, and against itself through the cache."""
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from meristem.models.llama import Config, Model
-from meristem.nn.attention import Attention, Cache, causal
+from meristem.nn.attention import Attention, Cache, CrossAttention, Reach, attend
 from meristem.nn.linear import compute_in
 from meristem.nn.position import rotary, rotate
 
@@ -25,7 +25,52 @@ def test_chunks_equal_one_masked_product(length, chunk, heads):
     h, g = heads
     q, k, v = (torch.randn(2, length, n, 8) for n in (h, g, g))
     want = scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, enable_gqa=True)
-    torch.testing.assert_close(causal(q, k, v, chunk), want.transpose(1, 2), rtol=1e-5, atol=1e-6)
+    got = attend(q, k, v, Reach(), scale=8**-0.5, chunk=chunk)
+    torch.testing.assert_close(got, want.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 16), st.booleans(), st.integers(0, 9), st.integers(0, 9), st.booleans(),
+       st.booleans(), st.integers(0, 2**31))
+def test_every_reach_is_what_its_words_say(length, chunk, causal, window, local, packed, biased, seed):
+    torch.manual_seed(seed)
+    q, k, v = (torch.randn(2, length, n, 8) for n in (4, 2, 2))
+    segments = torch.randint(2, (2, length)).cumsum(1) if packed else torch.zeros(2, length, dtype=torch.long)
+    bias = torch.randn(4, length, length) if biased else torch.zeros(4, length, length)
+    want = torch.empty_like(q)
+    for b in range(2):
+        for i in range(length):
+            see = [j for j in range(length) if segments[b, i] == segments[b, j] and (not causal or j <= i)
+                   and (not window or i - j < window) and (not local or i // local == j // local)]
+            for h in range(4):
+                share = torch.stack([q[b, i, h] @ k[b, j, h // 2] * 0.5 + bias[h, i, j] for j in see]).softmax(0)
+                want[b, i, h] = share @ v[b, see, h // 2]
+    got = attend(q, k, v, Reach(causal, window, local), scale=0.5, segments=segments if packed else None,
+                 bias=bias if biased else None, chunk=chunk)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [Reach(), Reach(window=5), Reach(chunk=4), Reach(window=6, chunk=8)])
+def test_a_cache_sees_what_the_whole_sequence_sees(reach):
+    attention, x, bias = Attention(16, 2, reach=reach), torch.randn(2, 19, 16), torch.randn(2, 19, 19)
+    cache, at = Cache(2, 2, 19, 8), torch.arange(19).expand(2, -1)
+    with torch.no_grad():
+        whole = attention(x, bias=bias)
+        parts = [attention(x[:, a:b], positions=at[:, a:b], cache=cache, bias=bias[:, a:b, :b])
+                 for a, b in ((0, 7), (7, 8), (8, 19))]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_cross_attention_sees_what_it_is_shown_and_gives_zeros_where_that_is_nothing():
+    cross, x, source = CrossAttention(16, 2, source=12), torch.randn(2, 5, 16), torch.randn(2, 7, 12)
+    seen = torch.ones(2, 1, 7, dtype=torch.bool)
+    seen[0, :, 4:] = False
+    seen[1] = False
+    with torch.no_grad():
+        got = cross(x, cross.keys(source), seen)
+        alone = cross(x[:1], cross.keys(source[:1, :4]))
+    torch.testing.assert_close(got[:1], alone, rtol=1e-5, atol=1e-6)
+    assert torch.equal(got[1], torch.zeros(5, 16))
 
 
 def test_a_token_never_changes_what_came_before_it():
@@ -66,6 +111,16 @@ def test_rows_of_different_length_share_a_cache():
         got = attention(new, rotary(at, 8), at, cache)
         alone = attention(torch.cat([x[:1, :3], new[:1]], 1), rotary(torch.arange(4), 8))[:, -1:]
     torch.testing.assert_close(got[:1], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_narrow_table_turns_the_first_part_of_a_head_and_pairs_may_be_neighbours():
+    x, table = torch.randn(1, 3, 2, 8), rotary(torch.arange(3), 4)
+    part = rotate(x, table)
+    assert torch.equal(part[..., 4:], x[..., 4:])
+    torch.testing.assert_close(part[..., :4], rotate(x[..., :4], table))
+    neighbours = rotate(x, table, interleaved=True)
+    order = [0, 2, 1, 3]                                       # (0, 1), (2, 3) as pairs (0, 2), (1, 3)
+    torch.testing.assert_close(neighbours[..., order], rotate(x[..., order], table))
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():
