@@ -14,6 +14,7 @@ Without a cache, queries are taken in chunks over the keys they may see, with ex
 `scaled_dot_product_attention` stops at 80 to 90 GFLOP/s in any type, explicit bf16 products reach three times that, and
 what lies outside the triangle or the window is skipped chunk by chunk instead of computed and masked.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,11 @@ class Cache:
     def keep(self, rows: Int[Tensor, "R"]) -> None:
         """Go on with only these rows (finished ones leave the batch)."""
         self.k, self.v = self.k[rows], self.v[rows]
+
+    def join(self, others: Sequence["Cache"]) -> None:
+        """Append the rows of other caches of the same length (prompts of like length are read together)."""
+        self.k = torch.cat([self.k, *(other.k for other in others)])
+        self.v = torch.cat([self.v, *(other.v for other in others)])
 
 
 class Attention(nn.Module):
