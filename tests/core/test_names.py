@@ -39,6 +39,40 @@ def shapes(tensors: dict) -> dict:
     return {name: tuple(t.shape) for name, t in tensors.items()}
 
 
+class Heads(nn.Module):
+    """Attention whose q, k, v stand head by head in theirs: 3 heads of 2, k and v of 1 a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.ModuleDict({"q": nn.Linear(4, 6), "k": nn.Linear(4, 3), "v": nn.Linear(4, 3)})
+        self.attn.heads = 3
+
+
+def test_fused_head_by_head() -> None:
+    names = NameMap(("attn.(q,k,v).{p}", "h.qkv.{p}", "by head"))
+    module = Heads()
+    theirs = names.export(module)
+    assert shapes(theirs) == {"h.qkv.weight": (12, 4), "h.qkv.bias": (12,)}
+    q, k, v = (module.attn[name].weight for name in "qkv")
+    want = torch.cat([torch.cat([q[2 * h: 2 * h + 2], k[h: h + 1], v[h: h + 1]]) for h in range(3)])
+    assert torch.equal(theirs["h.qkv.weight"], want)
+    back = names.restore(theirs, module)
+    assert all(torch.equal(back[name], tensor) for name, tensor in module.state_dict().items())
+    with pytest.raises(RequestError, match="no name of its own"):
+        names.theirs("attn.q.weight")
+
+
+def test_a_model_saved_without_its_head_lacks_the_prefix() -> None:
+    names = NameMap(("{p}", "body.{p}"), ignore=("body.mask",), prefix="body.")
+    module = nn.Linear(2, 3)
+    theirs = names.export(module)
+    assert set(theirs) == {"body.weight", "body.bias"}
+    bare = {name.removeprefix("body."): tensor for name, tensor in theirs.items()} | {"mask": torch.ones(1)}
+    assert torch.equal(names.restore(bare, module)["weight"], module.weight)
+    with pytest.raises(RequestError, match="FILE of other: tensor body.other"):
+        names.restore({**bare, "other": torch.ones(1)}, module, lambda name: f"FILE of {name}")
+
+
 @pytest.mark.parametrize("share", [False, True])
 def test_there_and_back(share: bool) -> None:
     torch.manual_seed(0)
