@@ -1,6 +1,7 @@
 """Feed-forward layers: two matrices, or the gated form of Shazeer 2020, https://arxiv.org/abs/2002.05202 (SwiGLU)."""
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,8 +9,11 @@ from torch.nn import functional as F
 
 from meristem.nn.linear import Linear
 
+Activation = Literal["silu", "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"]
+
+TANH = functools.partial(F.gelu, approximate="tanh")           # three libraries named it three times
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {          # by Hugging Face's names
-    "silu": F.silu, "relu": F.relu, "gelu": F.gelu, "gelu_new": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu, "relu": F.relu, "gelu": F.gelu, "gelu_new": TANH, "gelu_fast": TANH, "gelu_pytorch_tanh": TANH,
 }
 
 

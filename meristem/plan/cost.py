@@ -46,7 +46,7 @@ class Cost:
         used = {id(m.weight) for m in linears}
         tabled = {id(m.weight) for m in tables}
         width = max((m.embedding_dim for m in tables), default=0)
-        vocab = max((m.num_embeddings for m in tables), default=0)
+        vocab = tables[0].num_embeddings if tables else 0      # later tables are of positions, types or distances
         attended = sum(a.heads * a.head_dim for a in attentions)
         head = {id(m.weight) for m in linears if m.out_features == vocab}
         # Kept for backward: each product's input and output in bf16, two fp32 norms a block, and attention's scores,
