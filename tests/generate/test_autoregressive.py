@@ -7,7 +7,8 @@ import torch
 from scipy.stats import chisquare
 
 from meristem.core.errors import MachineError, RequestError
-from meristem.generate.autoregressive import generate, pick
+from meristem.generate.autoregressive import generate
+from meristem.generate.sampling import Sampling, pick
 from meristem.generate.score import logprobs
 from meristem.models.llama import Config, Model
 from meristem.nn.linear import compute_in
@@ -110,7 +111,8 @@ def test_frequencies_are_the_truncated_softmax(top_k: int, top_p: float) -> None
     rng = np.random.default_rng(0)
     logits, count, temperature = rng.normal(size=23).astype(np.float32), 60_000, 0.7
     at = rng.random(count)
-    drawn = pick(torch.from_numpy(logits).expand(count, -1), at, temperature, top_k, top_p)
+    drawn = pick(torch.from_numpy(logits).expand(count, -1), at,
+                 Sampling(temperature=temperature, top_k=top_k, top_p=top_p))
     seen = np.bincount(drawn.numpy(), minlength=23)
     want = kept(logits.astype(float) / temperature, top_k, top_p)
     assert set(np.flatnonzero(seen)) <= set(want) and (len(want) == 1 or len(set(np.flatnonzero(seen))) > 1)
@@ -122,14 +124,14 @@ def test_the_edges_of_the_interval_stay_on_likely_tokens() -> None:
     """A token of probability 0 is never drawn, whatever the number; a tiny temperature is greedy."""
     logits = torch.tensor([[-1e30, 2.0, -1e30, 2.5, -1e30]])
     for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.99)):
-        ends = [int(pick(logits, np.array([at]), 1.0, top_k, top_p)) for at in (0.0, 1 - 2.0**-53)]
+        ends = [int(pick(logits, np.array([at]), Sampling(temperature=1.0, top_k=top_k, top_p=top_p))) for at in (0.0, 1 - 2.0**-53)]
         assert set(ends) == {1, 3}
     many = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0)) * 5
     many[:, 5] = -1e30                                         # the last number must not round onto the last edge
     for top_p in (1.0, 0.9):
-        assert int(pick(many, np.full(5000, 1 - 2.0**-53), 1.0, 0, top_p).max()) < 5
+        assert int(pick(many, np.full(5000, 1 - 2.0**-53), Sampling(temperature=1.0, top_p=top_p)).max()) < 5
     for temperature in (0.0, 1e-300):
-        assert int(pick(logits, np.array([0.999]), temperature, 0, 0.9)) == 3
+        assert int(pick(logits, np.array([0.999]), Sampling(temperature=temperature, top_p=0.9))) == 3
 
 
 @pytest.mark.parametrize(("change", "line"), [
