@@ -196,7 +196,7 @@ def _targets(chosen: list[str], everything: list[str]) -> list[str]:
 
 
 def _their_names(module: nn.Module, family: str) -> Callable[[str], str]:
-    names = registry.load("models", family).HF
+    names = registry.load("models", family).HF.of(module)
     return lambda layer: names.theirs(f"{layer}.weight").removesuffix(".weight")
 
 
