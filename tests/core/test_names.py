@@ -175,3 +175,16 @@ def test_settings_that_change_nothing_are_passed_over() -> None:
     harmless = {"attention_dropout": 0.1, "use_cache": True, "bos_token_id": 3, "_name": "x", "extra": None,
                 "flag": False, "act": ["silu", "silu"], "torch_dtype": "float32"}
     assert FIELDS.restore({**PLAIN, **harmless}) == FIELDS.restore(PLAIN)
+
+
+def test_a_row_with_none_is_our_default_and_their_null() -> None:
+    @dataclass(frozen=True)
+    class Windowed:
+        window: int = 0
+
+    fields = FieldMap(Kind("PlainLM", "plain"), rows=(("window", "sliding_window", None),), fixed={})
+    cases = (({"sliding_window": None}, Windowed()), ({}, Windowed()), ({"sliding_window": 8}, Windowed(8)))
+    for tree, config in cases:
+        tree["architectures"] = ["PlainLM"]
+        assert Windowed(**fields.restore(tree)) == config
+        assert fields.export(config)["sliding_window"] == (config.window or None)
