@@ -8,7 +8,7 @@ import heapq
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,45 +34,22 @@ SAMPLE = 8 << 20                        # bytes of text that merges are learned 
 SMALLEST = 257                          # the bytes and the end token
 
 
-class Bpe:
+class Bpe(base.Fast):
     """A `Codec` around a `tokenizers.Tokenizer`."""
 
     name = "bpe"
 
-    def __init__(self, tokenizer: Tokenizer, end: int) -> None:
-        self.tokenizer, self.end = tokenizer, end
-        self.tokenizer.encode_special_tokens = True            # input is never parsed for special tokens
-        self.vocab = tokenizer.get_vocab_size()
-        self._json = tokenizer.to_str(pretty=False)
-        self.hash = files.digest_bytes(self._json)
+    def __init__(self, tokenizer: Tokenizer, roles: dict[str, str]) -> None:
+        super().__init__(tokenizer, roles)
         self._pieces = Pieces(tokenizer) if _split_pattern(self._json) == SPLIT else None
-
-    def encode(self, text: str) -> Int32[np.ndarray, "n"]:
-        """The ids."""
-        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, "n"]]:
         """The ids of each text; ASCII through the table of pieces, the rest on all cores."""
         if self._pieces is None:
-            return self._encode_each(texts)
+            return super().encode_batch(texts)
         ascii_ids = iter(self._pieces.encode([text for text in texts if text.isascii()]))
-        other_ids = iter(self._encode_each([text for text in texts if not text.isascii()]))
+        other_ids = iter(super().encode_batch([text for text in texts if not text.isascii()]))
         return [next(ascii_ids if text.isascii() else other_ids) for text in texts]
-
-    def _encode_each(self, texts: list[str]) -> list[np.ndarray]:
-        try:
-            found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
-        except TypeError:                                      # what the library says of half a surrogate pair
-            raise RequestError("the text holds half a surrogate pair, which is no character and has no UTF-8") from None
-        return [np.array(e.ids, dtype=np.int32) for e in found]
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text; bytes that are not UTF-8 become U+FFFD, special tokens vanish."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
-
-    def save(self, folder: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json into `folder`."""
-        base.write(folder, self._json)
 
 
 class Pieces:
@@ -117,41 +94,33 @@ class Pieces:
         return self.ids[np.repeat(starts - total + lengths, lengths) + np.arange(total[-1])]
 
 
-def fit(texts: Iterable[str], vocab: int) -> Bpe:
+def fit(texts: Iterable[str], vocab: int, special: Sequence[str] = ()) -> Bpe:
     """Learn `vocab` tokens from at most 8 MB of `texts`: those with the smallest hashes, so order does not matter.
 
-    RequestError when `vocab` is below 257 or there is no text. A small text gives fewer tokens than asked for.
+    `special` tokens get the ids 1, 2, ... (say `chat.CHATML_TOKENS`). RequestError when `vocab` is below 257 and their
+    number, or there is no text. A small text gives fewer tokens than asked for.
     """
-    if vocab < SMALLEST:
-        raise RequestError(f"vocab is {vocab}; a byte-level one needs at least {SMALLEST} (256 bytes and {base.END})")
+    if vocab < SMALLEST + len(special):
+        raise RequestError(f"vocab is {vocab}; a byte-level one needs at least {SMALLEST + len(special)} "
+                           f"(256 bytes, {', '.join([base.END, *special])})")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(SPLIT), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=[base.END], show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=[base.END, *special], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    sample = _sample(texts)
-    if not sample:
+    chosen = sample(texts)
+    if not chosen:
         raise RequestError("there is no text to fit a vocabulary to")
-    tokenizer.train_from_iterator(sample, trainer)
-    return Bpe(tokenizer, end=0)                               # special tokens come first in a new vocabulary
+    tokenizer.train_from_iterator(chosen, trainer)
+    return Bpe(tokenizer, {"end": base.END})
 
 
 def load(folder: Path) -> Bpe:
     """The tokenizer in `folder`; its end token is the `eos_token` of tokenizer_config.json."""
-    path = Path(folder) / base.TOKENIZER
-    base.read_tokenizer(folder)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:                                 # the library raises bare Exception for any bad file
-        raise RequestError(f"{path} is not a tokenizer: {error}") from None
-    config = files.read_json(Path(folder) / base.CONFIG)
-    named = config.get("eos_token") or base.END
-    end = tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named)
-    if end is None:
-        raise RequestError(f"{path} has no token {named!r}, which {base.CONFIG} names as eos_token")
-    return Bpe(tokenizer, end)
+    tokenizer = base.read_fast(folder)
+    return Bpe(tokenizer, base.read_roles(folder, tokenizer))
 
 
 def _split_pattern(tokenizer: str) -> str:
@@ -161,7 +130,7 @@ def _split_pattern(tokenizer: str) -> str:
     return (steps[0].get("pattern") or {}).get("Regex", "") if tree.get("normalizer") is None else ""
 
 
-def _sample(texts: Iterable[str]) -> list[str]:
+def sample(texts: Iterable[str]) -> list[str]:
     """The texts with the smallest hashes, up to SAMPLE bytes together (at least one), sorted by hash."""
     heap: list[tuple[int, str]] = []                           # the largest hash on top
     total = 0
