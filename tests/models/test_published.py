@@ -15,6 +15,20 @@ COUNTS = [
     ("llama", "llama-33b", 32_528_943_616),
     ("llama", "llama-65b", 65_285_660_672),
     ("llama", "llama2-70b", 68_976_648_192),                   # Llama 2's model card
+    ("t5", "t5-small", 60_506_624),                            # T5's README: 60M, 220M, 770M, 3B, 11B
+    ("t5", "t5-base", 222_903_552),
+    ("t5", "t5-large", 737_668_096),
+    ("t5", "t5-3b", 2_851_598_336),
+    ("t5", "t5-11b", 11_307_321_344),
+    ("t5", "t5-v1.1-small", 76_961_152),                       # v1.1: no figures in print; recomputed from its shapes
+    ("t5", "t5-v1.1-base", 247_577_856),
+    ("t5", "t5-v1.1-large", 783_150_080),
+    ("t5", "t5-v1.1-xl", 2_849_757_184),
+    ("t5", "t5-v1.1-xxl", 11_135_332_352),
+    ("lstm", "lstm-medium", 19_780_400),                       # AWD-LSTM table 1: 20M, 66M, 24M; table 2: 33M
+    ("lstm", "lstm-large", 66_034_000),
+    ("lstm", "awd-lstm-ptb", 24_221_600),
+    ("lstm", "awd-lstm-wt2", 33_556_078),
 ]
 
 
