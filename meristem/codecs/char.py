@@ -29,6 +29,7 @@ class Char:
         self.points = np.array([0, *map(ord, alphabet)], dtype=np.uint32)       # id -> code point; [0] is not used
         self.vocab = len(self.points)
         self.hash = files.digest_bytes("char", alphabet)
+        self.marks = {"end": self.end}
         self.ids = np.full(int(self.points.max()) + 1, MISSING, dtype=np.int32)
         self.ids[self.points[1:]] = np.arange(1, self.vocab)
 
@@ -46,9 +47,9 @@ class Char:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text; the end token gives none."""
+        """The text; the end token gives none, nor do ids beyond the vocabulary (embeddings are padded)."""
         kept = np.asarray(ids, dtype=np.int64)
-        return self.points[kept[kept != self.end]].tobytes().decode("utf-32-le")
+        return self.points[kept[(kept != self.end) & (kept < self.vocab)]].tobytes().decode("utf-32-le")
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into `folder`."""

@@ -95,10 +95,10 @@ def test_fitting_is_deterministic_across_processes_and_orders(codec):
 def test_only_a_sample_of_a_large_text_is_learned_from(monkeypatch):
     monkeypatch.setattr(bpe, "SAMPLE", 50_000)
     texts = [p.read_text() for p in SOURCES]
-    chosen = bpe._sample(texts)
+    chosen = bpe.sample(texts)
     assert 0 < sum(len(t.encode()) for t in chosen) <= 50_000
-    assert chosen == bpe._sample(reversed(texts)) and set(chosen) < set(texts)
-    assert len(bpe._sample(["a" * 60_000])) == 1
+    assert chosen == bpe.sample(reversed(texts)) and set(chosen) < set(texts)
+    assert len(bpe.sample(["a" * 60_000])) == 1
 
 
 def test_bad_requests(tmp_path):
