@@ -6,7 +6,7 @@ gives the same ids. A codec's `hash` names its ids: shards made with another cod
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
@@ -20,6 +20,8 @@ END = "<|end|>"                         # stands after every document; id 0 in t
 ROLES = {"end": "eos", "cls": "cls", "sep": "sep", "mask": "mask", "pad": "pad", "unknown": "unk"}  # tokenizer_config's
 
 
+@runtime_checkable                      # the tests check every annotation at run time
+@runtime_checkable
 class Codec(Protocol):
     """Text to ids and back; `decode(encode(text)) == text` for every text that can be written in UTF-8.
 
