@@ -29,6 +29,29 @@ COUNTS = [
     ("lstm", "lstm-large", 66_034_000),
     ("lstm", "awd-lstm-ptb", 24_221_600),
     ("lstm", "awd-lstm-wt2", 33_556_078),
+    ("gpt2", "gpt2", 124_439_808),                             # openai/gpt-2: 124M, 355M, 774M, 1558M
+    ("gpt2", "gpt2-medium", 354_823_168),
+    ("gpt2", "gpt2-large", 774_030_080),
+    ("gpt2", "gpt2-xl", 1_557_611_200),
+    ("gpt2", "nanogpt", 124_337_664),                          # nanoGPT's transformer_sizing.ipynb
+    ("gpt2", "gpt3-175b", 174_604_259_328),                    # GPT-3 table D.1: 174,600M
+    ("gpt2", "mt-nlg-530b", 529_600_819_200),                  # 530B
+    ("gpt2", "codex-12b", 12_863_994_880),                     # 12B without embeddings
+    ("neox", "neox-20b", 20_554_567_680),
+    ("neox", "pythia-70m", 70_426_624),                        # Pythia's README
+    ("neox", "pythia-160m", 162_322_944),
+    ("neox", "pythia-410m", 405_334_016),
+    ("neox", "pythia-1b", 1_011_781_632),
+    ("neox", "pythia-1.4b", 1_414_647_808),
+    ("neox", "pythia-2.8b", 2_775_208_960),
+    ("neox", "pythia-6.9b", 6_857_302_016),
+    ("neox", "pythia-12b", 11_846_072_320),
+    ("palm", "palm-8b", 8_632_012_800),                        # PaLM table 1 leaves out the norms: 8.63, 62.50, 540.35
+    ("palm", "palm-62b", 62_495_662_080),
+    ("palm", "palm-540b", 540_356_474_880),
+    ("starcoder2", "starcoder2-3b", 3_030_371_328),            # StarCoder2 table 6: 3B, 7B, 15B
+    ("starcoder2", "starcoder2-7b", 7_173_923_840),
+    ("starcoder2", "starcoder2-15b", 15_957_889_024),
 ]
 
 
