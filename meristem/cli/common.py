@@ -81,11 +81,6 @@ def table(rows: Sequence[Sequence[Any]], indent: int = 2) -> str:
 
 
 def model_folder(path: Path) -> Path:
-    """The folder in the Hugging Face layout: `path` itself, or `model/` in a run folder; RequestError if neither."""
-    path = path.expanduser()
-    for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
-            return folder
-    if (path / "recipe.json").is_file():
-        raise RequestError(f"{path} is a run that has no model yet; finish it with: meristem pretrain --from {path}")
-    raise RequestError(f"{path} is neither a model folder (config.json, model.safetensors) nor a run folder")
+    """The folder in the Hugging Face layout: `path` itself, `model/` in a run folder, or a Hub id's in the cache."""
+    from meristem.hub.cache import locate
+    return locate(path)

@@ -131,7 +131,7 @@ class Chat:
             return {self._plain(str(key)): self._plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._plain(item) for item in value]
-        raise RequestError(f"a message holds a {type(value).__name__}; only text, numbers, lists and mappings can be in one")
+        raise RequestError(f"a message holds a {type(value).__name__}; it can hold text, numbers, lists, mappings")
 
     def _harmless(self, text: str) -> str:
         text = self._spelled.sub(rf"\g<1>{BREAK}", MARKS.sub("", text))

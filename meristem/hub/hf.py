@@ -2,10 +2,12 @@
 
     save(folder, "llama", config, module, codec)        # AutoModelForCausalLM.from_pretrained(folder) reads it
     loaded = load(folder)                               # this folder, a run folder, or one that transformers wrote
+    loaded = load("org/name")                           # a Hub id (hub.cache)
 
-The folder: config.json, model.safetensors (shards above 5 GB), tokenizer.json, tokenizer_config.json,
-generation_config.json, and MANIFEST.json with the size and checksum of each. The family is found by asking each file
-of `models/` whether its HF_CONFIG knows the architecture that config.json names; no code that a folder carries is run.
+The folder: config.json, model.safetensors (shards above 5 GB), tokenizer.json, tokenizer_config.json, a chat model's
+chat_template.jinja, generation_config.json, and MANIFEST.json with the size and checksum of each. The family is found
+by asking each file of `models/` whether its HF_CONFIG knows the architecture that config.json names; no code that a
+folder carries is run.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,12 @@ from meristem.core import registry
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError, nearest
 from meristem.core.files import committed, read_json, write_json
+from meristem.hub.cache import locate
 from meristem.hub.tensors import Tensors, check, content_hash, write
 
 if TYPE_CHECKING:
     from meristem.codecs.base import Codec
+    from meristem.codecs.chat import Chat
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,12 @@ class Loaded:
     module: nn.Module
     codec: "Codec | None"
     folder: Path
+    chat: "Chat | None" = None          # the chat template, where the model has one
+    ends: frozenset[int] = frozenset()  # further tokens at which generation stops (generation_config.json)
 
 
 def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Codec | None" = None,
-         extra: dict[str, Any] | None = None) -> None:
+         extra: dict[str, Any] | None = None, chat: "Chat | None" = None) -> None:
     """Write a model folder, whole or not at all; an older one there is replaced. `extra` is kept in MANIFEST.json."""
     entry = registry.load("models", family)
     tensors = entry.HF.export(module)
@@ -51,14 +57,18 @@ def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Code
         write(tmp, tensors)
         if codec:
             codec.save(tmp)
+        if codec and chat:
+            from meristem.codecs import chat as chats
+            chats.save(tmp, chat.template)
 
 
-def load(folder: str | Path) -> Loaded:
-    """Read a model folder (or the `model/` inside a run folder). One RequestError line for whatever is wrong with it.
+def load(folder: str | Path, near: Path | None = None) -> Loaded:
+    """Read a model folder, the `model/` inside a run folder, or a Hub id. One RequestError line for whatever is wrong.
 
-    Memory peaks at about the model's size: the module is built on the meta device and tensors are read one by one.
+    `near` is the folder whose file names the model (`cache.locate`). Memory peaks at about the model's size: the module
+    is built on the meta device and tensors are read one by one.
     """
-    where = find(folder)
+    where = locate(folder, near)
     check(where)
     tree = read_json(where / "config.json")
     if not isinstance(tree, dict):
@@ -71,20 +81,7 @@ def load(folder: str | Path) -> Loaded:
     if codec and codec.vocab > config.vocab:
         raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, "
                            f"the model's embedding only {config.vocab}")
-    return Loaded(family, config, module.eval(), codec, where)
-
-
-def find(folder: str | Path) -> Path:
-    """The model folder meant by a path: itself, or `model/` inside a run folder; RequestError when it is neither."""
-    path = Path(folder).expanduser()
-    for candidate in (path, path / "model"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if path.is_dir():
-        raise RequestError(f"{path} has no config.json, so it is not a model folder, "
-                           "nor a run folder with model/ inside")
-    raise RequestError(f"no folder {path}; for a model on the Hugging Face Hub, fetch it first: "
-                       f"hf download {folder} --local-dir FOLDER")
+    return Loaded(family, config, module.eval(), codec, where, _chat(where), _ends(where))
 
 
 def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
@@ -112,6 +109,22 @@ def _codec(folder: Path) -> "Codec | None":
         return None
     from meristem import codecs  # 0.1 s that a model without text does not pay
     return codecs.load(folder)
+
+
+def _chat(folder: Path) -> "Chat | None":
+    if not (folder / "tokenizer.json").exists():
+        return None
+    from meristem.codecs import chat
+    return chat.load(folder)
+
+
+def _ends(folder: Path) -> frozenset[int]:
+    """The eos_token_id of generation_config.json: a number or several (Llama 3 ends a turn with another token)."""
+    path = folder / "generation_config.json"
+    tree = read_json(path) if path.exists() else {}
+    found = tree.get("eos_token_id") if isinstance(tree, dict) else None
+    several = found if isinstance(found, list) else [found]
+    return frozenset(i for i in several if isinstance(i, int) and not isinstance(i, bool))
 
 
 def _empty(entry: ModuleType, tree: dict[str, Any], source: Path) -> tuple[Any, nn.Module]:
