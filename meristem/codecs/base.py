@@ -21,7 +21,6 @@ ROLES = {"end": "eos", "cls": "cls", "sep": "sep", "mask": "mask", "pad": "pad",
 
 
 @runtime_checkable                      # the tests check every annotation at run time
-@runtime_checkable
 class Codec(Protocol):
     """Text to ids and back; `decode(encode(text)) == text` for every text that can be written in UTF-8.
 
