@@ -2,6 +2,7 @@
 
     model = meristem.load("runs/quickstart/base")
     model.generate("def add(a, b):", length=40)           # text
+    model.chat([{"role": "user", "content": "Hello"}])    # an answer, where the model has a chat template
     model.score("import os\n").bits_per_byte              # how likely a text is
     model.embed("import os\n")                            # a vector
     model.module                                          # the plain torch.nn.Module
@@ -10,8 +11,8 @@
 docs/python.md walks through it.
 """
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 
 from meristem.adapt import lora
 from meristem.codecs.base import Codec
+from meristem.codecs.chat import Chat, Message
 from meristem.core.errors import RequestError
-from meristem.generate import autoregressive
+from meristem.generate.sampling import Sampling
 from meristem.generate.score import logprobs
+from meristem.generate.text import Completion, complete, whole
 from meristem.hub import hf
 
-UNFINISHED = "\ufffd"                   # what a decoder writes for bytes that are not yet a whole character
+CREATIVE = Sampling(temperature=0.8, top_p=0.95)
 
 
 @dataclass(frozen=True)
@@ -59,32 +62,48 @@ class Model:
     family: str
     config: Any
     folder: Path
+    template: Chat | None = None        # of a chat model
+    ends: frozenset[int] = frozenset()  # tokens that end a text, beside the codec's
 
-    def generate(self, prompt: str, *, length: int = 64, temperature: float = 0.8, top_k: int = 0,
-                 top_p: float = 0.95, seed: int = 0, on_text: Callable[[str], None] | None = None) -> str:
+    def generate(self, prompt: str, sampling: Sampling | None = None, *, length: int | None = None,
+                 temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
+                 seed: int | None = None, on_text: Callable[[str], None] | None = None,
+                 draft: "Model | None" = None) -> str:
         """What the model writes after `prompt`, taken as the beginning of a document.
 
-        `on_text` gets it piece by piece as it appears, whole characters only; the pieces join to what is returned.
+        Settings given by name go over those of `sampling` (default: temperature 0.8, top_p 0.95). `on_text` gets the
+        text piece by piece as it appears, whole characters only; the pieces join to what is returned. A smaller model
+        of the same vocabulary may `draft` for `sampling.ahead`. RequestError also when a text that must satisfy a
+        schema or a regular expression is cut off before it does.
         """
-        ids = np.concatenate([[self.codec.end], self.codec.encode(prompt)])
-        tokens: list[int] = []
-        shown = ""
+        given = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        sampling = replace(sampling or CREATIVE, **{name: value for name, value in given.items() if value is not None})
+        made = self.complete([prompt], sampling, on_text=on_text and (lambda row, piece: on_text(piece)), draft=draft)
+        return whole(made[0], sampling).text
 
-        def show(row: int, token: int) -> None:
-            nonlocal shown
-            tokens.append(token)
-            text = self.codec.decode(tokens)
-            if on_text and len(text) > len(shown) and not text.endswith(UNFINISHED):
-                on_text(text[len(shown):])
-                shown = text
+    def complete(self, prompts: Sequence[str], sampling: Sampling | None = None, *,
+                 on_text: Callable[[int, str], None] | None = None,
+                 draft: "Model | None" = None) -> list[Completion]:
+        """As `generate`, many prompts in a batch, with tokens, log-probabilities and why each one ended."""
+        rows = [np.concatenate([[self.codec.end], self.codec.encode(prompt)]) for prompt in prompts]
+        return complete(self.module, self.codec, rows, sampling or CREATIVE, on_text=on_text,
+                        draft=draft.module if draft else None, also=self.ends)
 
-        made = autoregressive.generate(self.module, [ids], length=length, temperature=temperature, top_k=top_k,
-                                       top_p=top_p, seed=seed, stop={self.codec.end},
-                                       on_token=show if on_text else None)
-        text = self.codec.decode(made[0].tokens)
-        if on_text and len(text) > len(shown):                 # a character that was never finished
-            on_text(text[len(shown):])
-        return text
+    def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, *, tools: Sequence[Message] = (),
+             variables: Mapping[str, Any] | None = None, on_text: Callable[[str], None] | None = None) -> str:
+        """The assistant's answer to `messages`, {"role": ..., "content": ...}, rendered by the model's chat template.
+
+        `tools` (JSON schemas) and further `variables` go to the template. Special tokens spelled out in a message are
+        ordinary text. RequestError for a model without a template, and for what the template does not take.
+        """
+        if self.template is None:
+            raise RequestError(f"{self.folder} has no chat template: it completes text and does not converse; "
+                               "use generate, or add the template that it was trained with as chat_template.jinja")
+        ids, _ = self.template.encode(messages, tools=tools, generation_prompt=True, variables=variables)
+        sampling = sampling or CREATIVE
+        made = complete(self.module, self.codec, [ids], sampling, also=self.ends | self.template.ends,
+                        on_text=on_text and (lambda row, piece: on_text(piece)))
+        return whole(made[0], sampling).text
 
     def score(self, text: str) -> TextScore:
         """Log-probabilities of a text that fits the context; RequestError for a longer one."""
@@ -106,25 +125,26 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """A model from a run folder, a model folder (ours or the Hub's layout) or a LoRA adapter folder (with its base).
+    """A model from a run folder, a model folder (ours or the Hub's layout), a LoRA adapter folder or a Hub id.
 
-    RequestError, one line, for whatever is wrong with the folder.
+    An adapter's base is looked for from its folder upwards, then from the working folder, then as a Hub id. A Hub id is
+    `org/name` or `org/name@revision`, see `hub.cache`. RequestError, one line, for whatever is wrong.
     """
     folder = Path(path).expanduser()
     base = lora.base_of(folder) if (folder / lora.CONFIG).is_file() else None
     if base == "":
         raise RequestError(f"{folder / lora.CONFIG} does not name its base model; load the base, then call "
                            f"lora.load({str(folder)!r}, ...)")
-    loaded = hf.load(base or folder)
+    loaded = hf.load(base, near=folder) if base else hf.load(folder)
     if loaded.codec is None:
         raise RequestError(f"{loaded.folder} has no tokenizer.json, so it cannot be used on text")
     module = loaded.module
     if base:
         module = lora.load(folder, module, loaded.family, hf.identity(loaded.family, module)).eval()
-    return Model(module, loaded.codec, loaded.family, loaded.config, loaded.folder)
+    return Model(module, loaded.codec, loaded.family, loaded.config, loaded.folder, loaded.chat, loaded.ends)
 
 
 def save(model: Model, folder: str | Path) -> None:
     """Write a model folder in the Hugging Face layout, whole or not at all; adapters are merged into a copy."""
     module = lora.merge(copy.deepcopy(model.module))
-    hf.save(Path(folder), model.family, model.config, module, model.codec)
+    hf.save(Path(folder), model.family, model.config, module, model.codec, chat=model.template)

@@ -13,6 +13,7 @@ from meristem.adapt import lora
 from meristem.api import Model
 from meristem.codecs import bpe
 from meristem.core.errors import RequestError
+from meristem.generate.base import Generation
 from meristem.hub import hf
 from meristem.models import llama
 
@@ -88,11 +89,12 @@ def test_a_character_of_four_bytes_is_one_piece(model: Model, cut: int, monkeypa
     tokens = bpe.fit(["plain"], 257).encode("a𝄞é")              # bytes only: 1 + 4 + 2 tokens
     codec = bpe.fit(["plain"], 257)
 
-    def spell(module, prompts, *, length, on_token, **_):
+    def spell(module, prompts, sampling, *, on_token, **_):
         for token in tokens[:len(tokens) - cut].tolist():
             on_token(0, token)
-        return [meristem.api.autoregressive.Generation(tokens[:len(tokens) - cut].tolist())]
-    monkeypatch.setattr("meristem.api.autoregressive.generate", spell)
+        kept = tokens[:len(tokens) - cut].tolist()
+        return [Generation(kept, [0.0] * len(kept))]
+    monkeypatch.setattr("meristem.generate.autoregressive.generate", spell)
     pieces: list[str] = []
     text = replace(model, codec=codec).generate("", on_text=pieces.append)
     assert pieces == (["a", "𝄞", "é"] if not cut else ["a", "𝄞", "\ufffd"]) and "".join(pieces) == text

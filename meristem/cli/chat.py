@@ -1,5 +1,6 @@
 """`meristem chat`: talk to a model, or let it go on from what is typed."""
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,12 @@ from meristem.cli.common import Answer, model_folder
 
 HONEST = ("This is a base model: it completes text, it does not converse. Type the beginning of something, say a def "
           "line; /exit or end of input leaves.")
+CHATS = "Type a message; /exit or end of input leaves."
+
+
+def show(piece: str) -> None:
+    """Print a piece of the answer as it comes."""
+    print(piece, end="", flush=True)
 
 
 def chat(
@@ -17,19 +24,20 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 = always the likeliest token.", min=0.0)] = 0.8,
     seed: Annotated[int, typer.Option(help="Equal seeds and lines give equal answers.")] = 0,
 ) -> Answer:
-    """Type a line, read how the model goes on; works at a terminal and in a pipe.
+    """Type a line, read the answer, or how a base model goes on; works at a terminal and in a pipe.
 
-    Today's models complete rather than converse (instruction tuning is on the roadmap): type the beginning of
-    something. Each line starts anew. /exit or the end of input leaves.
+    A model with a chat template converses: it sees the whole conversation. A base model completes: type the beginning
+    of something; each line starts anew. /exit or the end of input leaves.
 
     Example: echo "def add(a, b):" | meristem chat runs/quickstart/base
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong.
     """
     folder = model_folder(model)
-    from meristem.api import load
+    from meristem.api import CREATIVE, load
     loaded = load(folder)
-    print(HONEST, file=sys.stderr)
+    print(CHATS if loaded.template else HONEST, file=sys.stderr)
+    messages: list[dict[str, str]] = []
     turns: list[dict[str, str]] = []
     while True:
         if sys.stdin.isatty():
@@ -38,7 +46,16 @@ def chat(
         if not line or line.strip() == "/exit":
             return Answer({"model": str(folder), "turns": turns})
         text = line.rstrip("\n")
-        if text.strip():
-            made = loaded.generate(text, length=length, temperature=temperature, seed=seed + len(turns))
-            print(text + made, flush=True)
+        if text.strip() and loaded.template:
+            messages.append({"role": "user", "content": text})
+            made = loaded.chat(messages, replace(CREATIVE, length=length, temperature=temperature,
+                                                 seed=seed + len(turns)), on_text=show)
+            print(flush=True)
+            messages.append({"role": "assistant", "content": made})
+            turns.append({"prompt": text, "text": made})
+        elif text.strip():
+            print(text, end="", flush=True)
+            made = loaded.generate(text, length=length, temperature=temperature, seed=seed + len(turns),
+                                   on_text=show)
+            print(flush=True)
             turns.append({"prompt": text, "text": made})

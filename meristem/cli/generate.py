@@ -1,22 +1,40 @@
 """`meristem generate`: a model goes on from a prompt."""
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from meristem.cli.common import Answer, model_folder
 from meristem.core.errors import RequestError
 
+GUESSES = 4                             # tokens guessed ahead when a draft model is named
+
 
 def generate(
     model: Annotated[Path, typer.Argument(help="A model folder or run folder.", show_default=False)],
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads standard input.", show_default=False)],
     length: Annotated[int, typer.Option(help="At most so many new tokens.", min=1)] = 128,
-    temperature: Annotated[float, typer.Option(help="0 = always the likeliest token.", min=0.0)] = 0.8,
+    temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest token. Default 0.8; 0 with --beams.",
+                                                      min=0.0, show_default=False)] = None,
     top_k: Annotated[int, typer.Option(help="Sample among the k likeliest; 0 = all.", min=0)] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest that hold this much probability.",
                                          min=0.0, max=1.0)] = 0.95,
+    min_p: Annotated[float, typer.Option(help="Sample among those with this share of the likeliest one's probability.",
+                                         min=0.0, max=1.0)] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens of prompt and output become rarer.")] = 1.0,
+    frequency_penalty: Annotated[float, typer.Option(help="Taken off a token's logit each time it was written.")] = 0.0,
+    presence_penalty: Annotated[float, typer.Option(help="Taken off a token's logit once it was written.")] = 0.0,
+    no_repeat_ngram: Annotated[int, typer.Option(help="No run of so many tokens twice; 0 = any.", min=0)] = 0,
+    beams: Annotated[int, typer.Option(help="Beam search of this width.", min=1)] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Beams: score = log-probability / tokens^this.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    regex: Annotated[str | None, typer.Option(help="The whole output must match this regular expression.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="The output must be JSON of the JSON schema in this file.")] = None,
+    draft: Annotated[Path | None, typer.Option(help="A smaller model of the same tokenizer guesses ahead.")] = None,
+    ahead: Annotated[int, typer.Option(help="Tokens guessed at once: by --draft, else looked up in the text.",
+                                       min=0)] = 0,
+    logprobs: Annotated[int, typer.Option(help="With --json: the likeliest so many tokens of each place.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.")] = 0,
 ) -> Answer:
     """Let a model go on from a prompt; the same seed gives the same text.
@@ -29,6 +47,31 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise RequestError("the prompt is empty; give some text to go on from")
+    wanted = _schema(schema) if schema else None
+    guide = model_folder(draft) if draft else None
     from meristem.api import load
-    made = load(folder).generate(text, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    return Answer({"model": str(folder), "prompt": text, "text": made, "seed": seed}, text + made)
+    from meristem.generate.sampling import Sampling
+    from meristem.generate.text import whole
+    sampling = Sampling(
+        length=length, temperature=(0.8 if beams == 1 else 0.0) if temperature is None else temperature, top_k=top_k,
+        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty, no_repeat_ngram=no_repeat_ngram, beams=beams, length_penalty=length_penalty,
+        stop=tuple(stop or ()), regex=regex, schema=wanted, ahead=ahead or (GUESSES if guide else 0),
+        top_logprobs=logprobs, seed=seed)
+    loaded = load(folder)
+    made = whole(loaded.complete([text], sampling, draft=load(guide) if guide else None)[0], sampling)
+    facts: dict[str, Any] = {"model": str(folder), "prompt": text, "text": made.text, "seed": seed,
+                             "tokens": len(made.tokens), "reason": made.reason}
+    if logprobs:
+        decode = loaded.codec.decode
+        facts["logprobs"] = [{"token": decode([token]), "logprob": p, "top": [[decode([t]), q] for t, q in top]}
+                             for token, p, top in zip(made.tokens, made.logprobs, made.top, strict=True)]
+    return Answer(facts, text + made.text)
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    from meristem.core.files import read_json
+    tree = read_json(path.expanduser())
+    if not isinstance(tree, dict):
+        raise RequestError(f"{path} is not a JSON schema: it is no mapping")
+    return tree

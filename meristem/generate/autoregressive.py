@@ -21,6 +21,7 @@ from meristem.generate import beam, speculative
 from meristem.generate.base import (
     Control,
     Generation,
+    Source,
     check,
     controls_of,
     evaluating,
@@ -37,14 +38,15 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
              top_p: float | None = None, seed: int | None = None, stop: Collection[int] = (),
              on_token: Callable[[int, int], bool | None] | None = None, draft: nn.Module | None = None,
              grammars: Sequence[Control] = (),
-             ends: Callable[[int, list[int]], bool] | None = None) -> list[Generation]:
+             ends: Callable[[int, list[int]], bool] | None = None,
+             source: Sequence[np.ndarray] | None = None) -> list[Generation]:
     """Up to `length` tokens after each prompt (ids), until a token of `stop`; the default is greedy.
 
     The common settings may be given by name, over those of `sampling`. `on_token(row, token)` is called as tokens
     appear and ends its row by returning True; `ends(row, tokens)` says whether a candidate of beam search, whose tokens
     appear only when all is done, is complete. `draft` guesses for `sampling.ahead`; without one, prompt look-up does.
-    `grammars` holds one control a row. RequestError for an empty prompt, a prompt that leaves no room in the model's
-    context, or numbers outside their range.
+    `grammars` holds one control a row. An encoder-decoder reads `source`, and its prompts begin its answers.
+    RequestError for an empty prompt, one that leaves no room in the model's context, or numbers outside their range.
     """
     given = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     sampling = replace(sampling or Sampling(), **{k: v for k, v in given.items() if v is not None})
@@ -53,20 +55,22 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
     check(module, prompts, sampling)
     controls = controls_of(module, prompts, sampling, grammars)
     with evaluating(module), evaluating(draft or module):
+        read = Source(module, source) if source else None
         if sampling.beams > 1:
-            return beam.search(module, prompts, sampling, stop, on_token, controls, ends)
+            return beam.search(module, prompts, sampling, stop, on_token, controls, ends, read)
         if sampling.ahead:
-            return speculative.decode(module, prompts, sampling, stop, on_token, controls, draft)
-        return _decode(module, prompts, sampling, stop, on_token, controls)
+            return speculative.decode(module, prompts, sampling, stop, on_token, controls, draft, read)
+        return _decode(module, prompts, sampling, stop, on_token, controls, read)
 
 
 def _decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
-            on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]]) -> list[Generation]:
+            on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
+            source: Source | None) -> list[Generation]:
     out = [Generation() for _ in prompts]
     keys = np.array([seed_of(sampling.seed, "row", row) for row in range(len(prompts))], dtype=np.uint64)
     rows = np.arange(len(prompts))                             # which prompts are still going
     at = torch.tensor([len(p) for p in prompts])               # the position of each row's next token
-    cache, logits = prefill(module, prompts, sampling.length)
+    cache, logits = prefill(module, prompts, sampling.length, source)
     for place in range(sampling.length):
         total = normaliser(logits)
         allowed, dead = steered(logits, controls)
@@ -96,6 +100,6 @@ def _decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling
             controls = [controls[i] for i in going]
             for layer in cache:
                 layer.keep(keep)
-        logits = module(new[:, None], at[:, None], cache)[:, 0].float()
+        logits = module(new[:, None], positions=at[:, None], cache=cache)[:, 0].float()
         at = at + 1
     return out

@@ -1,8 +1,9 @@
 """What every way of decoding shares: its result, checks of a request, reading the prompts, what steers a row.
 
 The loop meets a family by five things only: `module.caches(batch, length)`, a list of entries with `keep(rows)`, which
-selects and may repeat rows; `module.features(tokens, positions, cache)`; `module.head(features)`;
-`module(tokens, positions, cache)`, the head of the features; and `module.config` with `context` and `vocab`.
+selects and may repeat rows; `module.features(tokens, positions=, cache=)`; `module.head(features)`;
+`module(tokens, positions=, cache=)`, the head of the features; and `module.config` with `context` and `vocab`. An
+encoder-decoder has `module.encode(source, segments)`, too, and takes its output in place of the batch (`Source`).
 """
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from meristem.core.errors import MachineError, RequestError
@@ -128,27 +129,47 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
     return [sorted(rows) for rows in out]
 
 
-def prefill(module: nn.Module, prompts: Sequence[np.ndarray], room: int) -> tuple[list[Any], Float[Tensor, "B V"]]:
+class Source:
+    """The texts that an encoder-decoder reads, [B, S] padded on the right (segment 1), encoded once."""
+
+    def __init__(self, module: nn.Module, rows: Sequence[np.ndarray]):
+        self.module = module
+        tokens, real = padded(rows)
+        self.segments = (~real).long()
+        self.memory = module.encode(tokens, self.segments)     # type: ignore[operator]
+
+    def caches(self, rows: Sequence[int], length: int) -> list[Any]:
+        """The cache of a decoder that generates for these rows."""
+        which = torch.tensor(rows)
+        return self.module.caches(self.memory[which], length, self.segments[which])            # type: ignore[operator]
+
+
+def padded(rows: Sequence[np.ndarray]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Ids padded on the right by 0, and which of them are real."""
+    lengths = torch.tensor([len(row) for row in rows])
+    real = torch.arange(int(lengths.max())) < lengths[:, None]
+    tokens = torch.zeros(real.shape, dtype=torch.long)
+    tokens[real] = torch.from_numpy(np.concatenate([np.asarray(row) for row in rows])).long()
+    return tokens, real
+
+
+def prefill(module: nn.Module, prompts: Sequence[np.ndarray], room: int,
+            source: Source | None = None) -> tuple[list[Any], Float[Tensor, "B V"]]:
     """The cache with all prompts in it and `room` more places a row, and the fp32 logits of each row's next token.
 
     The head computes one place a row. Prompts of very different length are read in separate passes.
     """
-    lengths = [len(p) for p in prompts]
-    size = max(lengths) + room
-    together = groups(lengths)
-    if len(together) > 1 and not all(isinstance(e, Joinable) for e in module.caches(1, 1)):        # type: ignore[operator]
+    size = max(len(p) for p in prompts) + room
+    together = groups([len(p) for p in prompts])
+    if len(together) > 1 and not all(isinstance(entry, Joinable) for entry in _caches(module, [0], 1, source)):
         together = [list(range(len(prompts)))]
     parts, logits = [], []
     for rows in together:
-        longest = max(lengths[row] for row in rows)
-        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        for i, row in enumerate(rows):
-            tokens[i, :lengths[row]] = torch.as_tensor(np.asarray(prompts[row]), dtype=torch.long)
-        cache = module.caches(len(rows), size)                 # type: ignore[operator]
-        places = torch.arange(longest).expand(len(rows), -1)
-        features = module.features(tokens, places, cache)      # type: ignore[operator]
-        last = torch.tensor([lengths[row] - 1 for row in rows])
-        logits.append(module.head(features[torch.arange(len(rows)), last]).float())                # type: ignore[operator]
+        tokens, real = padded([prompts[row] for row in rows])
+        cache = _caches(module, rows, size, source)
+        places = torch.arange(tokens.shape[1]).expand(len(rows), -1)
+        features = module.features(tokens, positions=places, cache=cache)      # type: ignore[operator]
+        logits.append(module.head(features[torch.arange(len(rows)), real.sum(1) - 1]).float())     # type: ignore[operator]
         parts.append(cache)
     if len(parts) == 1:
         return parts[0], logits[0]
@@ -159,6 +180,10 @@ def prefill(module: nn.Module, prompts: Sequence[np.ndarray], room: int) -> tupl
         for part in parts[1:]:
             part[layer] = None                                 # its memory goes before the next layer's is asked for
     return parts[0], torch.cat(logits)[back]
+
+
+def _caches(module: nn.Module, rows: Sequence[int], length: int, source: Source | None) -> list[Any]:
+    return source.caches(rows, length) if source else module.caches(len(rows), length)         # type: ignore[operator]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from meristem.generate.base import Control, Generation, likeliest, normaliser, prefill, steered
+from meristem.generate.base import Control, Generation, Source, likeliest, normaliser, prefill, steered
 from meristem.generate.sampling import BANNED, Sampling
 
 NEVER = -1e9                            # the score of a beam that must not win
@@ -51,10 +51,10 @@ class _Search:
 
 def search(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
            on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
-           ends: Callable[[int, list[int]], bool] | None = None) -> list[Generation]:
+           ends: Callable[[int, list[int]], bool] | None, source: Source | None) -> list[Generation]:
     """The best finished text of each prompt; `on_token` hears of its tokens when all prompts are done."""
     count, out = sampling.beams, [Generation() for _ in prompts]
-    cache, logits = prefill(module, prompts, sampling.length)
+    cache, logits = prefill(module, prompts, sampling.length, source)
     searches = [_Search(row, [_Beam(Generation(), 0.0 if i == 0 else NEVER, [c.copy() for c in controls[row]])
                               for i in range(count)]) for row in range(len(prompts))]
     keep = torch.arange(len(prompts)).repeat_interleave(count)
@@ -77,7 +77,7 @@ def search(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling,
             layer.keep(keep)
         at = torch.tensor([len(prompts[one.row]) + place for one in searches]).repeat_interleave(count)[:, None]
         new = torch.tensor([[b.made.tokens[-1]] for one in searches for b in one.beams])
-        logits = module(new, at, cache)[:, 0].float()
+        logits = module(new, positions=at, cache=cache)[:, 0].float()
     if on_token:
         for row, made in enumerate(out):
             for token in made.tokens:

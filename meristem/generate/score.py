@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meristem.generate.base import evaluating
+from meristem.generate.base import evaluating, padded
 
 LONGEST = 16_384                        # tokens a forward pass, padding included
 LOGITS = 1 << 24                        # numbers of a slice of logits: 64 MB in fp32
@@ -36,14 +36,11 @@ def logprobs(module: nn.Module, rows: Sequence[np.ndarray], batch_tokens: int = 
 
 def _together(module: nn.Module, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """One pass over rows of rising length, padded on the right, where a causal model looks last."""
-    tokens = torch.zeros(len(rows), len(rows[-1]), dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens[i, :len(row)] = torch.as_tensor(np.asarray(row), dtype=torch.long)
-    lengths = [len(row) - 1 for row in rows]
-    real = torch.arange(tokens.shape[1] - 1) < torch.tensor(lengths)[:, None]
+    tokens, real = padded(rows)
+    real = real[:, 1:]                                         # what is predicted, and the features that predict it
     features = module.features(tokens[:, :-1])[real]           # type: ignore[operator]
     chosen = of_targets(module, features, tokens[:, 1:][real])
-    return [values.numpy() for values in chosen.split(lengths)]
+    return [values.numpy() for values in chosen.split([len(row) - 1 for row in rows])]
 
 
 def of_targets(module: nn.Module, features: Float[Tensor, "N D"], targets: Int[Tensor, "N"]) -> Float[Tensor, "N"]:

@@ -24,6 +24,7 @@ from meristem.core.random import seed_of, uniform
 from meristem.generate.base import (
     Control,
     Generation,
+    Source,
     check,
     likeliest,
     normaliser,
@@ -82,7 +83,7 @@ class Draft:
         tokens = torch.tensor([text[-2:] for text in texts])
         at = torch.tensor([[len(text) - 2, len(text) - 1] for text in texts])
         for step in range(max(counts)):
-            logits = self.module(tokens, at, self.cache)[:, -1].float()
+            logits = self.module(tokens, positions=at, cache=self.cache)[:, -1].float()
             q = logits if greedy else distribution(logits, self.sampling)
             numbers = np.array([uniform(keys[i:i + 1], place + step)[0] for i, place in enumerate(places)])
             new = logits.argmax(-1) if greedy else inverse(q, numbers)
@@ -113,13 +114,15 @@ def look_up(text: Sequence[int], count: int) -> list[int]:
 
 def decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
            on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
-           draft: nn.Module | None) -> list[Generation]:
+           draft: nn.Module | None, source: Source | None) -> list[Generation]:
     """As `autoregressive.generate`; each pass of the model judges up to `sampling.ahead` guesses a row."""
     config: Any = module.config
+    if draft and source:
+        raise RequestError("an encoder-decoder cannot be drafted for by a decoder; leave the draft out")
     guesser: Guesser = Draft(draft, prompts, sampling, config.vocab) if draft else Lookup()
     keys = np.array([seed_of(sampling.seed, "guess", row) for row in range(len(prompts))], dtype=np.uint64)
     out, texts = [Generation() for _ in prompts], [np.asarray(p).tolist() for p in prompts]
-    cache, logits = prefill(module, prompts, sampling.length)
+    cache, logits = prefill(module, prompts, sampling.length, source)
     judges = [_Judge(row, sampling, controls[row], out[row], stop, on_token) for row in range(len(prompts))]
     guesses, shares = [list[int]() for _ in judges], None
     logits = logits[:, None]
@@ -146,7 +149,7 @@ def decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling,
         last = torch.tensor([[len(texts[row]) + sampling.length - 1] for row in rows])
         at = torch.tensor([[len(text) - 1] for text in now]) + torch.arange(width)
         used = torch.tensor([[1 + len(guess)] for guess in guesses])
-        logits = module(tokens, torch.where(torch.arange(width) < used, at, last), cache).float()
+        logits = module(tokens, positions=torch.where(torch.arange(width) < used, at, last), cache=cache).float()
 
 
 class _Judge:
