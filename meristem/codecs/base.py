@@ -53,7 +53,10 @@ class Codec(Protocol):
 
 
 class Fast:
-    """A `Codec` around a `tokenizers.Tokenizer`; `roles` are its special tokens by role ({"mask": "[MASK]"})."""
+    """A `Codec` around a `tokenizers.Tokenizer`; `roles` are its special tokens by role ({"mask": "[MASK]"}).
+
+    `special`: the ids of all its special tokens by spelling.
+    """
 
     name = ""
 
@@ -63,6 +66,7 @@ class Fast:
         tokenizer.no_padding()                                 # some published files pad every text to 128 tokens
         tokenizer.no_truncation()
         self.marks = {role: tokenizer.token_to_id(token) for role, token in roles.items()}
+        self.special = {t.content: id for id, t in tokenizer.get_added_tokens_decoder().items() if t.special}
         self.end = self.marks["end"]
         self.vocab = tokenizer.get_vocab_size()
         self._json = tokenizer.to_str(pretty=False)
