@@ -87,11 +87,14 @@ class Trainer:
             for key, value in {"loss": loss, **extra}.items():
                 sums[key] = sums.get(key, torch.zeros(())) + value.detach().float()
         point("step.backward")
-        norm = nn.utils.clip_grad_norm_(self.optim.params, self.config.clip)
+        norm = nn.utils.get_total_norm([p.grad for p in self.optim.params if p.grad is not None])
+        if float(norm) > self.config.clip:                     # else a pass over all gradients that multiplies by 1
+            nn.utils.clip_grads_with_norm_(self.optim.params, self.config.clip, norm)
         lr = self.config.lr * schedule(self.config, self.step)
         skipped = share != total or not bool(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
         if skipped:                                            # a NaN never reaches the weights
             self.optim.drop()
+            self.objective.after_skip()
         else:
             self.optim.step(lr)
             self.objective.after_step(self.step)
