@@ -15,7 +15,7 @@ Without a cache, queries are taken in chunks over the keys they may see, with ex
 what lies outside the triangle or the window is skipped chunk by chunk instead of computed and masked.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -109,7 +109,11 @@ class Attention(nn.Module):
         """
         q, k, v = self.project(x, rope, positions)
         if cache is None:
-            y = attend(q, k, v, self.reach, scale=self.scale, segments=segments, bias=bias)
+            reach = self.reach
+            if reach.chunk and positions is not None:          # each document of a packed row has its own chunks
+                chunks, reach = positions // reach.chunk, replace(reach, chunk=0)
+                segments = chunks if segments is None else segments * 2**32 + chunks
+            y = attend(q, k, v, reach, scale=self.scale, segments=segments, bias=bias)
         else:
             assert positions is not None
             cache.write(k, v, positions)

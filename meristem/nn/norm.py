@@ -28,6 +28,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """[..., D] -> [..., D]."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * wide.to(x.dtype)
+        return self.weight.to(x.dtype) * unit(x, self.eps)
+
+
+def unit(x: Float[Tensor, "*B D"], eps: float) -> Float[Tensor, "*B D"]:
+    """x / rms(x), without a weight: the vector of length sqrt(D) in its direction (Llama 4's queries and keys)."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

@@ -4,9 +4,16 @@ An objective is a module that holds whatever training involves: the model and, i
 reference, a value head, a frozen autoencoder. So one optimizer sees every trainable parameter and one state dict saves
 everything. `inputs` and `score` are apart so that a pipeline can run the model between them on other processes.
 """
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
+from meristem.core import registry
+from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
+from meristem.nn import moe
 
 
 class Objective(nn.Module):
@@ -15,6 +22,7 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.routed = moe.layers(model)
 
     def prepare(self, batch: Batch) -> Batch:
         """Corrupt, mask or add noise. Runs without gradients, before `weight` is asked."""
@@ -33,8 +41,33 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """inputs -> model -> score."""
-        return self.score(self.model(**self.inputs(batch)), batch)
+        """inputs -> model -> score; in training also the balance losses of mixture-of-experts layers (nn.moe)."""
+        loss, facts = self.score(self.model(**self.inputs(batch)), batch)
+        trained = [layer for layer in self.routed if layer.training]
+        if not trained:
+            return loss, facts
+        (owed, balance), weight = moe.settle(trained), self.weight(batch)
+        return loss + owed * weight, {**facts, "balance": balance * weight}
 
     def after_step(self, step: int) -> None:
-        """Whatever follows an update: moving a teacher, adapting a penalty."""
+        """Whatever follows an update: moving a teacher, adapting a penalty; a subclass calls this one too."""
+        moe.adjust(self.routed)
+
+    def after_skip(self) -> None:
+        """An update was dropped: forget what its forward passes left."""
+        moe.adjust(self.routed, move=False)
+
+
+def make(name: str, model: nn.Module, fields: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Objective:
+    """The objective class of `objectives/<name>.py` around `model`; `fields` are its keyword arguments.
+
+    What a run knows of its codec ("end": the id between documents, ...) is given to those that ask for it by name;
+    a field that is set wins.
+    """
+    kind = getattr(registry.load("objectives", name), name.title().replace("_", ""))
+    asked = inspect.signature(kind.__init__).parameters
+    if unknown := [key for key in fields if key not in asked]:
+        raise RequestError(f"no field {unknown[0]!r} in objective {name}; "
+                           f"{nearest(unknown[0], [key for key in asked if key not in ('self', 'model')])}")
+    given = {key: value for key, value in {**(known or {}), "known": known}.items() if key in asked}
+    return kind(model, **{**given, **fields})

@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[(min(p.shape), max(p.shape))].append(p)
+                    alike[(min(p.shape[-2:]), max(p.shape[-2:]))].append(p)
             for (rows, columns), params in alike.items():
                 updates = []
                 for p in params:
@@ -43,11 +43,13 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(p)
                     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     update = p.grad.lerp(state["momentum"], group["momentum"])               # Nesterov
-                    updates.append((update if p.shape[0] == rows else update.T).bfloat16())
+                    update = update if p.shape[-2] == rows else update.mT
+                    updates.append(update.reshape(-1, rows, columns).bfloat16())         # experts come stacked
                 scale = 0.2 * math.sqrt(columns) * group["lr"]
-                for p, update in zip(params, orthogonal(torch.stack(updates)).float(), strict=True):
+                moves = orthogonal(torch.cat(updates)).float().split([len(u) for u in updates])
+                for p, move in zip(params, moves, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.sub_(update if p.shape[0] == rows else update.T, alpha=scale)
+                    p.sub_((move if p.shape[-2] == rows else move.mT).view_as(p), alpha=scale)
 
 
 def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
