@@ -4,7 +4,7 @@
     model = parity.theirs("LlamaForCausalLM", "LlamaConfig", vocab_size=97, ...)       # random, every weight moved
     loaded = parity.read_theirs(model, tmp_path, ours=lambda m: m(rows), theirs=lambda m: m(rows).logits)
     parity.theirs_reads("llama", fields, tmp_path, ours=..., theirs=...)
-    parity.check_cache(loaded.module, rows); parity.check_greedy(...); parity.check_causal(...); parity.check_packing(...)
+    parity.check_cache(loaded.module, rows)         # and check_greedy, check_causal, check_padding, check_packing
 
 `ours` and `theirs` are calls on a module, so that encoders, heads and encoder-decoders use the same functions. All is
 fp32; "equal" means max |difference| <= 1e-5 of the largest |logit|.

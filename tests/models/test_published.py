@@ -15,6 +15,28 @@ COUNTS = [
     ("llama", "llama-33b", 32_528_943_616),
     ("llama", "llama-65b", 65_285_660_672),
     ("llama", "llama2-70b", 68_976_648_192),                   # Llama 2's model card
+    ("llama", "llama2-7b", 6_738_415_616),                     # the others as their model cards' tensors add up
+    ("llama", "llama2-13b", 13_015_864_320),
+    ("llama", "llama3-8b", 8_030_261_248),                     # Llama 3 table 3: 8B, 70B, 405B
+    ("llama", "llama3-70b", 70_553_706_496),
+    ("llama", "llama3.1-405b", 405_853_388_800),
+    ("llama", "llama3.2-1b", 1_235_814_400),                   # 1.23B and 3.21B with one embedding
+    ("llama", "llama3.2-3b", 3_212_749_824),
+    ("llama", "mistral-7b", 7_241_732_096),
+    ("llama", "qwen2-0.5b", 494_032_768),                      # Qwen2 table 1: 0.49B, 1.54B, 7.61B, 72.7B
+    ("llama", "qwen2-1.5b", 1_543_714_304),
+    ("llama", "qwen2-7b", 7_615_616_512),
+    ("llama", "qwen2-72b", 72_706_203_648),
+    ("llama", "qwen3-0.6b", 596_049_920),
+    ("llama", "qwen3-1.7b", 1_720_574_976),
+    ("llama", "qwen3-4b", 4_022_468_096),
+    ("llama", "qwen3-8b", 8_190_735_360),
+    ("llama", "qwen3-14b", 14_768_307_200),
+    ("llama", "qwen3-32b", 32_762_123_264),
+    ("llama", "smollm-135m", 134_515_008),
+    ("llama", "smollm-360m", 361_821_120),
+    ("llama", "smollm-1.7b", 1_711_376_384),
+    ("llama", "smollm3-3b", 3_075_098_624),
     ("t5", "t5-small", 60_506_624),                            # T5's README: 60M, 220M, 770M, 3B, 11B
     ("t5", "t5-base", 222_903_552),
     ("t5", "t5-large", 737_668_096),
