@@ -5,7 +5,8 @@ from types import ModuleType
 from meristem.codecs import bpe, char, unigram, wordpiece
 from meristem.codecs.base import Codec, read_tokenizer
 
-KINDS: dict[str, ModuleType] = {"WordLevel": char, "WordPiece": wordpiece, "Unigram": unigram}   # tokenizer.json's words
+# by the word that tokenizer.json has for a model; every other is a BPE or an error of its own
+KINDS: dict[str, ModuleType] = {"WordLevel": char, "WordPiece": wordpiece, "Unigram": unigram}
 
 
 def load(folder: Path) -> Codec:

@@ -113,8 +113,9 @@ def write(folder: Path, tokenizer: str, roles: dict[str, str] | None = None) -> 
     roles = {"pad": (roles or {}).get("end", END), **(roles or {"end": END})}
     files.write_bytes(folder / TOKENIZER, tokenizer.encode())
     types = ["token_type_ids"] if "sep" in roles and '"type_id":1' in tokenizer else []
+    tokens = {f"{ROLES[role]}_token": token for role, token in roles.items()}
     files.write_json(folder / CONFIG, {
-        "tokenizer_class": "PreTrainedTokenizerFast", **{f"{ROLES[role]}_token": token for role, token in roles.items()},
+        "tokenizer_class": "PreTrainedTokenizerFast", **tokens,
         "split_special_tokens": True, "clean_up_tokenization_spaces": False, "add_bos_token": False,
         "add_eos_token": False, "model_input_names": ["input_ids", *types, "attention_mask"],
     })

@@ -5,6 +5,7 @@ cleaned, lower-cased and stripped of accents (unless `lowercase=False`), spacing
 character that is not in the alphabet is [UNK]. `decode` gives readable words, not the text, so nothing may be counted
 per byte with it (`base.gives_back`). `fit(texts, 8192).save(folder)`; `load(folder)` reads BERT's own files as well.
 """
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from meristem.core.errors import RequestError
 
 SPLITS = ("train",)                     # pieces are learned: the other splits stay unseen
 ROLES = {"pad": "[PAD]", "unknown": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}    # ids 0 .. 4
+PRIVATE = 0xF0000                       # a plane of Unicode that no text uses
 ALPHABET = 1000                         # different characters at most, as in BERT's own vocabularies
 
 
@@ -32,17 +34,45 @@ def fit(texts: Iterable[str], vocab: int, lowercase: bool = True) -> WordPiece:
     tokenizer = Tokenizer(models.WordPiece(unk_token=ROLES["unknown"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    words: Counter[str] = Counter()
+    for text in chosen:
+        normal = tokenizer.normalizer.normalize_str(text)
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
     special = list(ROLES.values())
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab, special_tokens=special, show_progress=False,
-                                        limit_alphabet=ALPHABET)
-    tokenizer.train_from_iterator(chosen, trainer)
-    if tokenizer.get_vocab_size() > vocab:                     # the library never drops a letter to fit
-        raise RequestError(f"vocab is {vocab}; the alphabet of this text needs at least {tokenizer.get_vocab_size()}")
+    pieces = special + _pieces(words, vocab - len(special))
+    if len(pieces) > vocab:
+        raise RequestError(f"vocab is {vocab}; the alphabet of this text needs at least {len(pieces)}")
+    tokenizer.model = models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token=ROLES["unknown"])
+    tokenizer.decoder = decoders.WordPiece()
     cls, sep = ((ROLES[role], special.index(ROLES[role])) for role in ("cls", "sep"))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls[0]} $A {sep[0]}", pair=f"{cls[0]} $A {sep[0]} $B:1 {sep[0]}:1", special_tokens=[cls, sep])
+    tokenizer.add_special_tokens(special)
     return WordPiece(tokenizer, {"end": ROLES["sep"], **ROLES})
+
+
+def _pieces(words: Counter[str], vocab: int) -> list[str]:
+    """`vocab` pieces by byte-pair merges, letters first; every letter both as a beginning and inside a word.
+
+    The library's own trainer numbers the letters inside words in the order of a hash table, so that two fits differ.
+    Its pair merges do not depend on one; so letters inside words go to it as letters of a private range.
+    """
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    alphabet = sorted(sorted(letters, key=lambda c: (-letters[c], c))[:ALPHABET])
+    inside = {letter: chr(PRIVATE + n) for n, letter in enumerate(alphabet)}
+    back = {away: letter for letter, away in inside.items()}
+    spelled = [word[0] + "".join(inside[c] for c in word[1:]) for word in sorted(words) if set(word) <= inside.keys()]
+    counts = [words[word] for word in sorted(words) if set(word) <= inside.keys()]
+    merger = Tokenizer(models.BPE())
+    merger.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(vocab_size=vocab, show_progress=False, initial_alphabet=[*alphabet, *back])
+    merger.train_from_iterator((" ".join([w] * n) for w, n in zip(spelled, counts, strict=True)), trainer)
+    ids = merger.get_vocab()
+    return [("##" if token[0] in back else "") + "".join(back.get(c, c) for c in token)
+            for token in sorted(ids, key=ids.__getitem__)]
 
 
 def load(folder: Path) -> WordPiece:
