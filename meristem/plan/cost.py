@@ -7,7 +7,8 @@
 A matrix product of a [T, I] by an [I, O] matrix is 2 I O FLOPs a token; backward is twice forward. Attention's two
 products over a context of T are 2 * 2 * T * heads * head_dim a token when the whole square is counted, as PaLM
 (Chowdhery et al. 2022, appendix B) and nanoGPT do, and half of that when only the causal triangle is; softmax, norms
-and rotations are below 1 % and left out, as everywhere in the literature.
+and rotations are below 1 % and left out, as everywhere in the literature. Of a mixture of experts a token meets the
+router and `top_k` experts: those count as its FLOPs and as `active`, while memory counts every expert.
 """
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from meristem.core import registry
 from meristem.core.config import Part, build
+from meristem.nn import moe
 from meristem.nn.attention import CHUNK, Attention
 
 LOGIT_BYTES = 2 * 2 + 3 * 4
@@ -36,6 +38,7 @@ class Cost:
     activation_bytes: int               # kept for the backward pass, a token, bf16 compute
     vocab: int
     matrices: int                       # parameters inside the network's matrix products (Muon's share)
+    idle: int                           # of which in experts that a token is not sent to
 
     @classmethod
     def of(cls, module: nn.Module, context: int) -> "Cost":
@@ -43,6 +46,7 @@ class Cost:
         linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
         tables = [m for m in module.modules() if isinstance(m, nn.Embedding)]
         attentions = [m for m in module.modules() if isinstance(m, Attention)]
+        sparse = [(m, m.experts.gate.shape) for m in moe.layers(module)]                   # experts, their width, D
         used = {id(m.weight) for m in linears}
         tabled = {id(m.weight) for m in tables}
         width = max((m.embedding_dim for m in tables), default=0)
@@ -54,19 +58,23 @@ class Cost:
         triangle = context * (1 + min(1.0, CHUNK / context)) / 2
         kept = sum(2 * (m.in_features + m.out_features) for m in linears if id(m.weight) not in head)
         kept += sum(round(10 * a.heads * triangle) + 2 * 4 * width for a in attentions)
+        kept += sum(m.top_k * 2 * 3 * (dim + hidden) for m, (_, hidden, dim) in sparse)
         return cls(
             parameters=sum(p.numel() for p in module.parameters()),
             embedding=sum(m.weight.numel() for m in tables if id(m.weight) not in used),
-            linear_flops=sum(2 * m.in_features * m.out_features for m in linears),
+            linear_flops=sum(2 * m.in_features * m.out_features for m in linears)
+            + sum(2 * 3 * m.top_k * hidden * dim for m, (_, hidden, dim) in sparse),
             attention_flops=2 * 2 * context * attended, context=context, width=width, activation_bytes=kept,
             vocab=vocab,
-            matrices=sum(m.weight.numel() for m in linears if id(m.weight) not in tabled | head))
+            matrices=sum(m.weight.numel() for m in linears if id(m.weight) not in tabled | head)
+            + sum(3 * shape.numel() for _, shape in sparse),
+            idle=sum(3 * (count - m.top_k) * hidden * dim for m, (count, hidden, dim) in sparse))
 
     @property
     def active(self) -> int:
-        """Parameters that take part in a matrix product: the N of a scaling law (an untied lookup table is not in
-        it)."""
-        return self.parameters - self.embedding
+        """Parameters that a token's matrix products use: the N of a scaling law (an untied lookup table is not in it,
+        nor are experts that the token is not sent to; published "active" counts have the table in)."""
+        return self.parameters - self.embedding - self.idle
 
     @property
     def forward_flops(self) -> float:
@@ -91,7 +99,7 @@ class Cost:
         """
         moments = 2 * self.parameters - (self.matrices if optimizer == "muon" else 0)
         return {"weights": 4 * self.parameters, "gradients": 4 * self.parameters, "moments": 4 * moments,
-                "casts": 2 * self.active, "activations": tokens * self.activation_bytes,
+                "casts": 2 * (self.parameters - self.embedding), "activations": tokens * self.activation_bytes,
                 "logits": tokens * self.vocab * LOGIT_BYTES,
                 "snapshot": 4 * (self.parameters + moments), "runtime": RUNTIME}
 
