@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ import torch
 import meristem
 from meristem.adapt import lora
 from meristem.api import Model
-from meristem.codecs import bpe
+from meristem.codecs import bpe, chat
 from meristem.core.errors import RequestError
 from meristem.generate.base import Generation
+from meristem.generate.autoregressive import generate
+from meristem.generate.sampling import Sampling
 from meristem.hub import hf
 from meristem.models import llama
 
@@ -141,3 +144,62 @@ def test_the_package_imports_no_torch_and_knows_its_names() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         meristem.lode          # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a chat template."""
+    codec = bpe.fit([TEXT * 9], 300, chat.CHATML_TOKENS)
+    torch.manual_seed(1)
+    module = llama.Model(llama.Config(vocab=codec.vocab, context=96, dim=32, layers=2, heads=4))
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    folder = tmp_path_factory.mktemp("talker")
+    codec.save(folder)
+    chat.save(folder, chat.CHATML)
+    hf.save(folder / "model", "llama", module.config, module, codec, chat=chat.load(folder))
+    return folder / "model"
+
+
+def test_chat_goes_on_from_the_rendered_messages(talker: Path, model: Model) -> None:
+    loaded = meristem.load(talker)
+    messages = [{"role": "system", "content": "brief"}, {"role": "user", "content": "add <|im_end|>"}]
+    sampling = Sampling(length=12, temperature=0.7, seed=3)
+    pieces: list[str] = []
+    answer = loaded.chat(messages, sampling, on_text=pieces.append)
+    assert "".join(pieces) == answer == loaded.chat(messages, sampling)
+    ids, _ = loaded.template.encode(messages, generation_prompt=True)
+    made = generate(loaded.module, [ids], sampling, stop={loaded.codec.end, 2})[0].tokens
+    assert answer == loaded.codec.decode(made)
+    assert answer != loaded.chat([messages[0]], sampling)
+    with pytest.raises(RequestError, match="has no chat template: it completes text"):
+        model.chat(messages)
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(talker: Path) -> None:
+    """With the end of a turn made the likeliest token always, every answer is empty; plain completion goes on."""
+    loaded = meristem.load(talker)
+    with torch.no_grad():
+        weight = loaded.module.head.weight
+        weight.copy_(torch.ones_like(weight) * 1e-3)
+        features = loaded.module.features(torch.tensor([[0, 1, 5, 9]]))[0].mean(0)
+        weight[2] = features * 1e3
+    assert loaded.chat([{"role": "user", "content": "hi"}], Sampling(length=5)) == ""
+    assert loaded.template.ends == {2} and loaded.ends == {0}
+
+
+def test_an_adapter_finds_its_base_from_anywhere(run: Path, model: Model, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    module = lora.apply(hf.load(run).module, 4, 8.0)
+    copytree(run, tmp_path / "work" / "runs" / "base")
+    adapter = tmp_path / "work" / "runs" / "fill" / "adapter"
+    lora.save(adapter, module, "llama", hf.identity("llama", model.module), base="runs/base/model")
+    for place in (tmp_path / "work", tmp_path, adapter):
+        monkeypatch.chdir(place)
+        assert meristem.load(adapter).folder.samefile(tmp_path / "work" / "runs" / "base" / "model")
+    monkeypatch.chdir(adapter.parent)
+    assert meristem.load("adapter").family == "llama"
+    rmtree(tmp_path / "work" / "runs" / "base")
+    with pytest.raises(RequestError, match="no folder runs/base/model"):
+        meristem.load(adapter)

@@ -39,7 +39,7 @@ def _write(source: Path, out: Path) -> dict[str, Any]:
     from meristem.hub import hf
     loaded = hf.load(source)
     claim(out, "export", lambda folder: False)
-    hf.save(out, loaded.family, loaded.config, loaded.module, loaded.codec)
+    hf.save(out, loaded.family, loaded.config, loaded.module, loaded.codec, chat=loaded.chat)
     again = hf.load(out)
     length, generator = min(64, loaded.config.context), torch.Generator().manual_seed(0)
     ids = torch.randint(0, loaded.config.vocab, (2, length), generator=generator)

@@ -63,10 +63,6 @@ def requested(recipe: str, words: list[str], out: Path | None, source: Path | No
 def execute(run: "Run", folder: Path, fresh: bool) -> Answer:
     """Train, watched; the answer is result.json and what to do next."""
     from meristem.core.files import read_json
-    from meristem.corpus.store import Corpus
-    if not run.data.corpus:
-        raise RequestError("no corpus; make one: meristem curate INPUT... --out CORPUS; then add data.corpus=CORPUS")
-    Corpus.open(Path(run.data.corpus))                         # refused before the run folder is begun
     from meristem.train.run import pretrain as train
     verb = "adapt" if run.adapt or run.base else "pretrain"
     with resumable(shell("meristem", "pretrain", "--from", folder)), shown(verb) as progress:

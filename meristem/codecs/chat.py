@@ -194,11 +194,11 @@ def read(folder: Path, config: Mapping[str, Any]) -> str:
 def save(folder: Path, template: str) -> None:
     """Put a template beside the tokenizer in `folder`, for `load` and for transformers.
 
-    RequestError when the tokenizer lacks the special tokens of ChatML and the template writes them.
+    RequestError when the template is CHATML and the tokenizer lacks its special tokens.
     """
     tree = base.read_tokenizer(folder)
     special = {entry.get("content") for entry in tree.get("added_tokens") or [] if entry.get("special")}
-    if missing := [token for token in CHATML_TOKENS if token in template and token not in special]:
+    if template == CHATML and (missing := [token for token in CHATML_TOKENS if token not in special]):
         raise RequestError(f"the tokenizer in {folder} has no special token {missing[0]}, which the template writes; "
                            f"fit it with special={list(CHATML_TOKENS)}")
     files.write_bytes(folder / FILE, template.encode())

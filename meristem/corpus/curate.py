@@ -56,12 +56,13 @@ class _Entry:
         return {**facts, "verdict": "dropped", "rule": self.rule, "value": self.value, **witness}
 
 
-def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int = 0,
+def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int = 0, expect: str = "",
            progress: Progress = SILENT) -> Corpus:
     """Curate the files below `paths` into the folder `out`; `limit_bytes` > 0 keeps a sample of at most that size.
 
-    The same request on unchanged files returns the corpus that is there; when they have changed it is made again.
-    RequestError: nothing to read, everything was dropped, or `out` holds something else. MachineError: a full disk.
+    The same request on unchanged files returns the corpus that is there; when they have changed it is made again,
+    unless `expect` is the hash that it must have: then what is there stays. RequestError: nothing to read, everything
+    was dropped, `out` holds something else, or the hash is another. MachineError: a full disk.
     """
     if limit_bytes < 0:
         raise RequestError(f"limit_bytes is {limit_bytes}; give a number of bytes, or 0 for no limit")
@@ -69,7 +70,8 @@ def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int 
     request = {"inputs": [str(p) for p in roots], "seed": seed, "limit_bytes": limit_bytes}
     files.claim(out, "corpus", lambda folder: _request_of(folder) == request)
     state, count = _state_of(roots, out)
-    if (out / SUMMARY).is_file() and (there := _reusable(out, state, progress)):
+    if (out / SUMMARY).is_file() and (there := _reusable(out, state, progress)) and (
+            expect in ("", there.hash)):
         return there
     try:
         with files.committed(out) as folder:
@@ -78,6 +80,9 @@ def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int 
             kept = _choose(entries, folder / POOL, limit_bytes, progress)
             _split(kept, entries, seed)
             counts = _write(kept, entries, folder)
+            if expect and counts["hash"] != expect:
+                raise RequestError(f"the files that {out} was made from have changed, and what was made of them would "
+                                   "no longer fit; bring them back, choose another --out, or add --fresh")
             files.write_json(folder / SUMMARY, {**request, "state": state, **counts, "rules": filter.ranges()})
     except OSError as error:
         raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}; "

@@ -76,7 +76,8 @@ def _functions(source: str) -> Iterator[tuple[str, str]]:
     """
     for found in DEFINITION.finditer(source):
         indent, start = found.group(1), found.start()
-        block = _block(source[start: start + len(indent) + LONGEST_BLOCK].split("\n"), indent)
+        stop = start + len(indent) + LONGEST_BLOCK
+        block = _block(source[start:stop].split("\n"), indent, stop >= len(source))
         if not block or not DOCSTRING.search(text := "\n".join(line[len(indent):].rstrip() for line in block)):
             continue
         statements = _parse(text)
@@ -90,11 +91,15 @@ def _functions(source: str) -> Iterator[tuple[str, str]]:
             yield prompt, answer
 
 
-def _block(lines: list[str], indent: str) -> list[str]:
-    """The lines of the function that starts `lines`, up to the next statement outside; [] when that is not seen."""
+def _block(lines: list[str], indent: str, ends: bool) -> list[str]:
+    """The lines of the function that starts `lines`, up to the next statement outside; [] when that is not seen.
+
+    `ends`: the file ends with `lines`, and so does a function that nothing follows.
+    """
     inside = (" ", "\t", ")")                                   # `)` ends a long signature
     stop = next((n for n, line in enumerate(lines) if n and line.strip() and not line.lstrip().startswith("#")
-                 and not (line.startswith(indent) and line[len(indent):].startswith(inside))), 0)
+                 and not (line.startswith(indent) and line[len(indent):].startswith(inside))),
+                len(lines) if ends else 0)
     while stop > 1 and (not (bare := lines[stop - 1].strip()) or bare.startswith("#")):
         stop -= 1                                              # comments and blank lines after the last statement
     return lines[:stop] if all(line.startswith(indent) or not line.strip() for line in lines[:stop]) else []

@@ -81,6 +81,7 @@ class Score:
     contamination: Contamination | None
     paired: Paired | None
     seconds: float
+    cut: int = 0                        # prompts whose beginning did not fit the model's context and was left out
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as evals/*.json holds them."""
@@ -120,6 +121,7 @@ class Outcome:
     values: dict[str, list[float]]
     weights: dict[str, list[float]]
     outputs: list[str]
+    cut: int = 0                        # prompts of which the model saw only the end
 
 
 class LanguageModel(Protocol):
@@ -136,6 +138,10 @@ class LanguageModel(Protocol):
 
     def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
         """Up to `length` new ids a prompt, ending early after an end token (kept); temperature 0 is greedy."""
+        ...
+
+    def room(self, length: int) -> float:
+        """The last so many tokens of a prompt are what `complete` reads to write `length` new ones."""
         ...
 
 

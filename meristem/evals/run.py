@@ -133,7 +133,8 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
                  unit=metric.unit, higher_is_better=metric.higher_is_better, n=len(asked.items), interval=interval,
                  baseline=baseline, ceiling=asked.ceiling.get(metric.name), prompt_hash=asked.prompt_hash,
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
-                 contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds)
+                 contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds,
+                 cut=outcome.cut if metric.kind == "share" else 0)      # sums over a text are read in windows
 
 
 def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:

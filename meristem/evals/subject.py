@@ -5,6 +5,7 @@ is scored with at least half a context before it. The 5-gram is asked for exactl
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,9 @@ class Subject:
     def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
         """Prompts are cut on the left so that both fit the context; a completion takes at most half of it."""
         from meristem.generate.autoregressive import generate
-        length = min(length, self.context // 2)
-        cut = [np.asarray(p)[-(self.context - length):] for p in prompts]
+        room = self.room(length)
+        length = self.context - room
+        cut = [np.asarray(p)[-room:] for p in prompts]
         order = sorted(range(len(cut)), key=lambda i: len(cut[i]))     # rows of like length share a batch
         out: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(cut)
         for start in range(0, len(order), ROWS):
@@ -65,6 +67,10 @@ class Subject:
             for i, generation in zip(rows, done, strict=True):
                 out[i] = np.array(generation.tokens + [self.codec.end] * generation.stopped, dtype=np.int32)
         return out
+
+    def room(self, length: int) -> int:
+        """What the context leaves for a prompt."""
+        return self.context - min(length, self.context // 2)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,10 @@ class NGram:
         """Row i draws from a generator of (seed, i)."""
         rngs = [np.random.default_rng((seed, i)) for i in range(len(prompts))]
         return [self.model.sample(p, length, rng, temperature) for p, rng in zip(prompts, rngs, strict=True)]
+
+    def room(self, length: int) -> float:
+        """Without end: it looks at four tokens anyway."""
+        return inf
 
 
 def prompt_ids(codec: Codec, text: str, begins: bool) -> np.ndarray:

@@ -94,7 +94,8 @@ def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sam
              also: Collection[int] = ()) -> list[Completion]:
     """Text after each prompt (ids); `on_text(row, piece)` hears it as it appears, whole characters only.
 
-    A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. RequestError as `autoregressive.generate`, and for a bad grammar.
+    A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. RequestError as
+    `autoregressive.generate`, and for a bad grammar.
     """
     sampling = sampling or Sampling()
     config: Any = module.config

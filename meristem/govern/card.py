@@ -95,12 +95,13 @@ print(model.generate("{prompt}", length=64))
 With transformers, without meristem:
 
 ```python
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-ids = tokenizer("def ", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0]))
+ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer("def ").input_ids]])    # a text begins after the end of another
+print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0], skip_special_tokens=True))
 ```
 '''
 
@@ -165,9 +166,10 @@ def _evaluation(run: RunFacts) -> str:
         low, high = (in_unit(s["interval"][key], unit) for key in ("low", "high"))
         base = f"{in_unit(s['baseline']['value'], unit)}: {s['baseline']['what']}" if s["baseline"] else MISSING
         clean = f"{in_unit(dirt['clean_value'], unit)} ({dirt['clean_n']})" if dirt else "not checked"
+        n = count(s["n"]) + (f", {s['cut']} without the beginning of the prompt" if s.get("cut") else "")
         better = "more is better" if s["higher_is_better"] else "less is better"
         rows.append((f"{s['what']} (`{s['name']}`, {better})", in_unit(s["value"], unit),
-                     f"{low} to {high}, {s['interval']['method']}", count(s["n"]), base, clean,
+                     f"{low} to {high}, {s['interval']['method']}", n, base, clean,
                      f"{dirt['exact']}, {dirt['gram13']}" if dirt else MISSING))
     pairs = [f"- `{s['name']}` against {p['against']}: {p['difference']:+.4f}, {p_value(p['p'])} ({p['test']})"
              for s in run.scores if (p := s["paired"])]

@@ -1,7 +1,7 @@
 """Joules and carbon: read from the processor's counters where they are open, else a stated model with its error band.
 
     meter = Meter()
-    ...work..., calling meter.read() now and then (a counter wraps after about an hour)
+    ...work..., calling meter.tick() now and then (a counter wraps after about an hour)
     energy = meter.stop()               # Energy(joules, low, high, method, grams)
     estimate(seconds=300, threads=2)    # the model alone, for a plan
 
@@ -91,6 +91,10 @@ class Meter:
             self.joules += (now - before + wrapped) / 1e6
             self.last[path] = now
         return self.joules
+
+    def tick(self) -> None:
+        """`read`, for loops that want nothing back."""
+        self.read()
 
     def stop(self) -> Energy:
         """The energy since the start."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:                       # `meristem list` reads this folder and 
     from meristem.corpus.store import Corpus
     from meristem.plan.plan import Plan, Rate
 
-STATE, PLAN, ENERGY = "quickstart.json", "plan.json", "energy.json"
+STATE, PLAN = "quickstart.json", "plan.json"
 SMALLEST = 60.0                         # seconds; below it compiling and scoring leave nothing to train with
 BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
 VOCAB = 4096
@@ -89,7 +89,7 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     corpus = _corpus(paths, out, budget_seconds, ledger, progress)
     run = _plan(corpus, out, budget_seconds, edits or {}, rate, ledger, progress)
     from meristem.train.run import pretrain
-    with ledger.stage("pretrain"), _metered(out / "base"):
+    with ledger.stage("pretrain"):
         base = pretrain(run, out / "base", progress=progress)
     fill = _adapt(run, base, out, budget_seconds, edits or {}, ledger, progress)
     limit = limit or (0 if budget_seconds >= FULL_ITEMS else max(24, int(0.3 * budget_seconds)))
@@ -157,9 +157,8 @@ def _corpus(paths: Sequence[Path], out: Path, budget: float, ledger: Ledger, pro
     from meristem.train.run import codec_of
     with ledger.stage("curate"):
         limit = int(budget * BYTES_PER_SECOND)
-        corpus = curate(list(paths) or standard_library(), out / "corpus", limit_bytes=limit, progress=progress)
-        if ledger.facts.get("corpus", corpus.hash) != corpus.hash:
-            raise RequestError(f"the files that {out} was made from have changed; choose another --out, or add --fresh")
+        corpus = curate(list(paths) or standard_library(), out / "corpus", limit_bytes=limit, progress=progress,
+                        expect=ledger.facts.get("corpus", ""))
         ledger.write(corpus=corpus.hash)
     with ledger.stage("tokenise"):
         tokenise(corpus, codec_of(Part("bpe", {"vocab": VOCAB}), corpus, progress), progress)
@@ -199,7 +198,7 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
     from meristem.recipes import language
     from meristem.train.run import pretrain
     folder = out / "fill"
-    with ledger.stage("adapt"), _metered(folder):
+    with ledger.stage("adapt"):
         if (folder / "recipe.json").is_file():
             return pretrain(from_dict(Run, read_json(folder / "recipe.json")), folder, progress=progress)
         corpus = Corpus.open(Path(base_run.data.corpus))
@@ -245,18 +244,3 @@ def _account(out: Path, base: Path, fill: Path | None, progress: Progress) -> Pa
     for folder in filter(None, (base, fill)):
         card.write(folder)
     return report.write(out)
-
-
-@contextmanager
-def _metered(folder: Path) -> Iterator[None]:
-    """Add the energy of the block to the run folder's energy.json, once per second of training it caused."""
-    from meristem.plan.energy import Meter
-    path, finished, meter = folder / ENERGY, (folder / "result.json").is_file(), Meter()
-    try:
-        yield
-    finally:
-        if not finished and (folder / "recipe.json").is_file():
-            spent = meter.stop()
-            before = read_json(path) if path.is_file() else {}
-            sums = {key: before.get(key, 0.0) + getattr(spent, key) for key in ("joules", "low", "high", "grams")}
-            write_json(path, {**sums, "method": spent.method, "grid": spent.grid})

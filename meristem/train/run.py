@@ -4,11 +4,13 @@
     pretrain(run, Path("runs/mine"))            # the same call again goes on from the newest checkpoint
 
 The run folder holds recipe.json (the resolved Run), manifest.json (what the numbers depend on), log.jsonl,
-samples.jsonl, checkpoints/, model/ (Hugging Face layout), adapter/ (PEFT layout) and, at the end, result.json.
+samples.jsonl, checkpoints/, model/ (Hugging Face layout), adapter/ (PEFT layout), energy.json and, at the end,
+result.json.
 """
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,33 @@ import torch
 from meristem.adapt import lora
 from meristem.codecs import load as load_codec
 from meristem.codecs.base import Codec
+from meristem.codecs.chat import Chat
 from meristem.core import machine, registry
 from meristem.core.config import Part, build, flat, from_dict, to_dict
-from meristem.core.errors import RequestError
+from meristem.core.errors import MachineError, RequestError
 from meristem.core.files import claim, committed, digest_bytes, read_json, write_json
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
 from meristem.core.run import Run
 from meristem.core.types import Batch
+from meristem.corpus.labelled import is_labelled, labelled
 from meristem.corpus.store import Corpus
-from meristem.data import examples
-from meristem.data.loader import Packed, sweep
+from meristem.data import encoders, examples
+from meristem.data.loader import Packed, separate, sweep
 from meristem.data.shards import Shards, tokenise
 from meristem.generate.autoregressive import generate
 from meristem.hub import hf
+from meristem.hub.cache import lasting
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective
 from meristem.plan.cost import Cost
+from meristem.plan.energy import Meter
 from meristem.train import hooks
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.trainer import Trainer, compile_regions
 
 RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
+ENERGY = "energy.json"
 VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
 SAMPLE_TOKENS = 64
@@ -60,6 +67,7 @@ class Parts:
     source: Source
     held_out: list[Batch]
     base_hash: str
+    chat: Chat | None = None            # the base model's template
 
     @property
     def flops_per_token(self) -> float:
@@ -73,31 +81,58 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     Goes on from the newest good checkpoint, or returns at once when the run is finished. RequestError when the folder
     holds another run; `fresh` discards what is there; `Interrupted` after a signal, with everything saved.
     """
+    if fresh or not (folder / RESULT).exists():
+        corpus_of(run)                                         # refused before the run folder is begun
     claim_run(run, folder)
     with Checkpoints(folder / "checkpoints", run.train.keep, progress) as checkpoints:
         if fresh:
             checkpoints.discard()
-            for name in (RESULT, LOG, SAMPLES, MANIFEST):
+            for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY):
                 (folder / name).unlink(missing_ok=True)
         if (folder / RESULT).exists():
             progress.say(f"{folder} is finished; --fresh trains it again")
             return folder
         write_json(folder / RECIPE, to_dict(run))
-        parts = assemble(run, progress)
-        log_manifest(folder, parts, progress)
-        trainer = trainer_of(parts, checkpoints)
-        if trainer.resume():
-            progress.say(f"going on from step {trainer.step} of {run.train.steps}")
-        log = hooks.Log(folder / LOG, trainer.step)
-        trainer.hooks = [*run_hooks(parts, folder, progress), log]
-        progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
-        started = time.perf_counter()
-        try:
-            facts = trainer.fit()
-        finally:
-            log.close()
-        finish(parts, folder, facts, time.perf_counter() - started)
+        with metered(folder / ENERGY, progress) as meter:
+            parts = assemble(run, progress)
+            log_manifest(folder, parts, progress)
+            trainer = trainer_of(parts, checkpoints)
+            if trainer.resume():
+                progress.say(f"going on from step {trainer.step} of {run.train.steps}")
+            log = hooks.Log(folder / LOG, trainer.step)
+            trainer.hooks = [*run_hooks(parts, folder, progress), log, lambda trainer, facts: meter.tick()]
+            progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
+            started = time.perf_counter()
+            try:
+                facts = trainer.fit()
+            finally:
+                log.close()
+            finish(parts, folder, facts, time.perf_counter() - started)
     return folder
+
+
+@contextmanager
+def metered(path: Path, progress: Progress = SILENT) -> Iterator[Meter]:
+    """Add the energy of the block to what `path` says of earlier parts of the run, also when it is interrupted."""
+    meter = Meter()
+    try:
+        yield meter
+    finally:
+        spent = meter.stop()
+        before = read_json(path) if path.is_file() else {}
+        sums = {key: before.get(key, 0.0) + getattr(spent, key) for key in ("joules", "low", "high", "grams")}
+        try:
+            write_json(path, {**sums, "method": spent.method, "grid": spent.grid})
+        except MachineError as error:                          # an account of a run must not end it
+            progress.warn(str(error))
+
+
+def corpus_of(run: Run) -> Corpus:
+    """The corpus that a run names, opened and checked; RequestError when it names none or there is none."""
+    if not run.data.corpus:
+        raise RequestError("no corpus; make one: meristem curate INPUT... --out CORPUS; then add data.corpus=CORPUS")
+    path = Path(run.data.corpus).expanduser()
+    return labelled(path) if is_labelled(path) else Corpus.open(path)
 
 
 def claim_run(run: Run, folder: Path) -> None:
@@ -116,23 +151,22 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     """Build codec, shards, model, objective and sources of a run; deterministic in (run, corpus, base)."""
     machine.tune_allocator()
     machine.set_threads()
-    if not run.data.corpus:
-        raise RequestError("the run has no corpus: make one with meristem curate INPUT... --out CORPUS, "
-                           "then add data.corpus=CORPUS")
-    corpus = Corpus.open(Path(run.data.corpus))
+    corpus = corpus_of(run)
     torch.manual_seed(seed_of(run.seed, "weights"))
-    if run.base:
-        loaded = hf.load(run.base)
+    loaded = hf.load(run.base) if run.base else None
+    if loaded:
         if loaded.codec is None:
             raise RequestError(f"{run.base} has no tokenizer.json, so nothing can be encoded for it")
         family, config, module, codec = loaded.family, loaded.config, loaded.module.float(), loaded.codec
         base_hash = hf.identity(family, module)
         if run.train.context > config.context:
             raise RequestError(f"train.context={run.train.context} exceeds the base model's {config.context}")
+        if "head" in run.model.fields:
+            config, module = other_head(family, config, module, {**run.model.fields, **classes(run, corpus)})
     else:
         codec, family, base_hash = codec_of(run.data.codec, corpus, progress), run.model.name, ""
         entry = registry.load("models", family)
-        fields = {"context": run.train.context, **run.model.fields, "vocab": codec.vocab}
+        fields = {"context": run.train.context, **run.model.fields, **classes(run, corpus), "vocab": codec.vocab}
         config = build(entry.Config, run.model, **fields)
         module = entry.Model(config)
     if run.adapt:
@@ -142,8 +176,28 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     shards = tokenise(corpus, codec, progress)
     compute_in(module, getattr(torch, run.train.dtype))
     objective = objective_of(run.objective, module)
-    return Parts(run, corpus, codec, shards, family, config, objective, source_of(run, corpus, codec, shards, "train"),
-                 held_out_of(run, corpus, codec, shards), base_hash)
+    source = source_of(run, corpus, codec, shards, "train")
+    held_out = apart(run, held_out_of(run, corpus, codec, shards), codec.end)
+    return Parts(run, corpus, codec, shards, family, config, objective,
+                 lambda step: apart(run, source(step), codec.end), held_out, base_hash, loaded.chat if loaded else None)
+
+
+def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
+    """The names of a labelled corpus's classes as fields of a model that tells them apart; {} for other runs."""
+    names = corpus.summary.get("labels") if run.model.fields.get("head") in ("sequence", "token") else None
+    return {"labels": names} if names else {}
+
+
+def other_head(family: str, config: Any, module: torch.nn.Module,
+               fields: dict[str, Any]) -> tuple[Any, torch.nn.Module]:
+    """The base model with another head (new weights, seeded) on its own body; RequestError for a field it has not."""
+    entry = registry.load("models", family)
+    config = from_dict(entry.Config, {**to_dict(config), **fields})
+    made, old = entry.Model(config), module.state_dict()
+    kept = {name: tensor for name, tensor in made.state_dict().items() if not name.startswith("head.")}
+    made.load_state_dict({name: old[name] for name in kept if name in old and old[name].shape == kept[name].shape},
+                         strict=False)
+    return config, made
 
 
 def objective_of(part: Part, module: torch.nn.Module) -> Objective:
@@ -156,10 +210,18 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     """Where batches of one split come from: packed documents, or worked examples."""
     t = run.train
     seed = seed_of(run.seed, "order", split)
+    if run.data.examples in encoders.ENTRIES:
+        given = encoders.Given(corpus, codec, shards.split(split), t.context, (t.batch, seed, t.micro))
+        return encoders.source(run.data.examples, given)
     if run.data.examples:
         found = examples.find(run.data.examples)(corpus, split)
         return examples.Completions(found, codec, t.context, t.batch, seed, micro=t.micro)
     return Packed(shards.split(split), t.context, t.batch, seed, micro=t.micro)
+
+
+def apart(run: Run, batches: list[Batch], end: int) -> list[Batch]:
+    """Batches whose documents do not see each other, where the run wants that."""
+    return [separate(batch, end) for batch in batches] if run.data.packing == "separate" else batches
 
 
 def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards) -> list[Batch]:
@@ -168,6 +230,8 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards) -> list[
     if not run.data.examples:
         return list(sweep(shards.split("validation"), t.context, t.micro or t.batch, VALIDATION_TOKENS))
     source = source_of(run, corpus, codec, shards, "validation")
+    if isinstance(source, encoders.Source):
+        return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))
     assert isinstance(source, examples.Completions)
     steps = max(1, min(source.order.n // t.batch, VALIDATION_TOKENS // (t.batch * t.context)))
     return [batch for step in range(steps) for batch in source(step)]
@@ -244,10 +308,11 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
     model = parts.objective.model
     compute_in(model, None)
     if parts.run.adapt:
-        lora.save(folder / "adapter", model, parts.family, parts.base_hash, parts.run.base)
+        base = lasting(parts.run.base, folder / "adapter")
+        lora.save(folder / "adapter", model, parts.family, parts.base_hash, base)
         lora.merge(model)
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
-    hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage)
+    hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage, parts.chat)
     write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation")},
                                  "fit_seconds": seconds, "train_seconds": facts["seconds"],
                                  "flops": parts.flops_per_token * facts["tokens"], "peak_rss": machine.peak_rss(),

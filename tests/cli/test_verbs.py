@@ -16,7 +16,8 @@ def test_curate_says_what_it_kept(run, real_files: Path, corpus: Path) -> None:
 
 
 def test_pretrain_leaves_a_run_folder(trained: Path) -> None:
-    for name in ("recipe.json", "manifest.json", "log.jsonl", "result.json", "model/config.json"):
+    for name in ("recipe.json", "manifest.json", "log.jsonl", "result.json", "energy.json",
+                 "model/config.json"):
         assert (trained / name).is_file(), name
 
 

@@ -84,6 +84,14 @@ def test_what_is_taken_and_what_is_not():
     assert {e.document for e in found} == {"id"}
 
 
+@pytest.mark.parametrize("tail", ["", "\n", "\n\n    # the end\n\n", "\n# far left"])
+def test_a_function_that_ends_its_file_is_taken(tail):
+    source = 'class C:\n    def last(self):\n        "Doc."\n        return 1' + tail
+    assert list(examples._functions(source)) == [('def last(self):\n    "Doc."', "\n    return 1")]
+    cut = 'def long():\n    "Doc."\n' + "    x = 1\n" * 900         # its end is not looked for that far
+    assert list(examples._functions(cut)) == []
+
+
 def test_on_real_sources_each_is_valid_python_that_stands_in_its_document(corpus):
     found = function_bodies(corpus, "train")
     texts = {d.id: d.text for d in corpus.documents("train")}

@@ -46,6 +46,9 @@ class Fake:
         self.asked += 1
         return self.model.complete(prompts, length, temperature, seed)
 
+    def room(self, length):
+        return 20
+
 
 @pytest.fixture
 def corpus(make_corpus):

@@ -1,6 +1,8 @@
 """The whole lifecycle on 60 real files in seconds: every stage runs, every file is there, hashes chain, it resumes."""
 import re
+from json import dumps
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -104,6 +106,23 @@ def test_the_same_call_again_repeats_nothing(done: tuple[Path, dict[str, Any]], 
 def test_changed_files_are_noticed(done: tuple[Path, dict[str, Any]], real_files: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--fresh"):
         run(tmp_path, done[0])
+
+
+def test_files_that_changed_are_noticed_before_anything_is_replaced(done: tuple[Path, dict[str, Any]], real_files: Path,
+                                                                    tmp_path: Path) -> None:
+    files, out = tmp_path / "files", tmp_path / "out"
+    copytree(real_files, files)
+    copytree(done[0], out)
+    state = read_json(out / "quickstart.json")
+    (out / "quickstart.json").write_text(dumps({**state, "paths": [str(files)]}))
+    corpus = read_json(out / "corpus" / "corpus.json")
+    (out / "corpus" / "corpus.json").write_text(dumps({**corpus, "inputs": [str(files)]}))
+    first = sorted(files.iterdir())[0]
+    first.write_text(first.read_text() + "\nONE_LINE_MORE = 1\n")
+    before = {p: digest(p) for p in out.rglob("*") if p.is_file() and p.name != "quickstart.json"}
+    with pytest.raises(RequestError, match="have changed.*--fresh"):
+        run(files, out)
+    assert {p: digest(p) for p in out.rglob("*") if p.is_file() and p.name != "quickstart.json"} == before
 
 
 def test_the_smallest_budget_is_named(tmp_path: Path) -> None:

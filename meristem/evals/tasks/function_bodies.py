@@ -3,12 +3,14 @@
 The model continues the prompt greedily; the body ends at the first line indented less than its first line. Three
 scores: the whole body equals the author's (compared as syntax trees, so spacing and comments do not count; as text
 where one of them does not parse), its first line does, and bits per byte of the author's body given the prompt. Bodies
-over 96 tokens are left out. Baselines: the training split's most common body and first line; the 5-gram.
+over 96 tokens are left out; a prompt longer than the model's context less that is read from where it fits, and the
+certificate says how many were (`cut`). Baselines: the training split's most common body and first line; the 5-gram.
 """
 import ast
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,7 +34,7 @@ BITS = Metric("body_bits_per_byte", "bits per byte of the author's body given th
 class FunctionBodies:
     """Items are documented functions of test files."""
 
-    name, version, count = "function_bodies", 1, 200
+    name, version, count = "function_bodies", 2, 200
     metrics = (EXACT, FIRST, BITS)
 
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
@@ -54,13 +56,15 @@ class FunctionBodies:
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Greedy bodies compared with the author's, and bits of the author's."""
-        codec, outputs = subject.codec, list[str]()
+        codec, outputs, cut = subject.codec, list[str](), 0
         for start in range(0, len(items), CHUNK):
             progress.update(start)
             part = items[start:start + CHUNK]
-            done = subject.complete([prompt_ids(codec, i.prompt, i.begins) for i in part], LENGTH, 0.0, seed)
+            prompts = [prompt_ids(codec, i.prompt, i.begins) for i in part]
+            cut += sum(len(ids) > subject.room(LENGTH) for ids in prompts)
+            done = subject.complete(prompts, LENGTH, 0.0, seed)
             outputs += [body(i.prompt, codec.decode(ids[ids != codec.end])) for i, ids in zip(part, done, strict=True)]
-        return self._outcome(items, outputs, answer_bits(subject, items))
+        return replace(self._outcome(items, outputs, answer_bits(subject, items)), cut=cut)
 
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:

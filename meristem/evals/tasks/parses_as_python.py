@@ -42,14 +42,15 @@ class ParsesAsPython:
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """1 for a completion that passes, else 0."""
-        outputs: list[str] = []
+        outputs, cut = list[str](), 0
         for start in range(0, len(items), CHUNK):
             progress.update(start)
             rows = [prompt_ids(subject.codec, i.prompt, i.begins) for i in items[start:start + CHUNK]]
+            cut += sum(len(ids) > subject.room(LENGTH) for ids in rows)
             done = subject.complete(rows, LENGTH, TEMPERATURE, seed_of(seed, self.name, start))
             outputs += [finished(subject.codec, ids) for ids in done]
         passed = [float(passes(i.prompt, text)) for i, text in zip(items, outputs, strict=True)]
-        return Outcome({METRIC.name: passed}, {METRIC.name: [1.0] * len(items)}, outputs)
+        return Outcome({METRIC.name: passed}, {METRIC.name: [1.0] * len(items)}, outputs, cut)
 
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
