@@ -31,6 +31,7 @@ from meristem.generate.base import (
     steered,
 )
 from meristem.generate.sampling import Sampling, pick
+from meristem.nn.decode import decoding
 
 
 def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling | None = None, *,
@@ -54,7 +55,7 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
         raise RequestError("stop texts and grammars need a tokenizer: call generate.text.complete")
     check(module, prompts, sampling)
     controls = controls_of(module, prompts, sampling, grammars)
-    with evaluating(module), evaluating(draft or module):
+    with evaluating(module), evaluating(draft or module), decoding(module), decoding(draft or module):
         read = Source(module, source) if source else None
         if sampling.beams > 1:
             return beam.search(module, prompts, sampling, stop, on_token, controls, ends, read)

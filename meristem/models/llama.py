@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from meristem.core.names import FieldMap, Group, Kind, NameMap
 from meristem.nn.attention import Attention, Cache, Reach
+from meristem.nn.decode import Fusible
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import GatedMLP
 from meristem.nn.norm import RMSNorm
@@ -96,7 +97,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class Model(nn.Module):
+class Model(Fusible):
     """Token ids -> logits of the next token."""
 
     def __init__(self, c: Config):
@@ -129,6 +130,8 @@ class Model(nn.Module):
         at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
         rope = rotary(at, self.config.head_dim, self.config.theta, self.config.scaling)
         x = self.embed(tokens)
+        if cache and positions is not None and self.native is not None and self.native.fits(x, cache):
+            return self.native(x, rope, positions, cache)      # the same in one call, while generating
         for i, block in enumerate(self.blocks):
             x = block(x, rope, positions, cache[i] if cache else None, segments)
         return self.norm(x)

@@ -9,13 +9,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meristem.nn import kernel
+
 
 class Linear(nn.Linear):
     """y = x W^T + b in the type of x."""
 
+    native: kernel.Product | None = None                       # set while generating on a CPU (nn/decode.py)
+
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         """[..., in_features] -> [..., out_features]."""
+        if self.native is not None and self.native.fits(x):
+            return self.native(x)
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    def product(self, dtype: torch.dtype) -> kernel.Product:
+        """This layer for the native kernel, computing in `dtype`."""
+        return kernel.Product(self.weight.detach().to(dtype).contiguous(), kernel.KINDS[dtype], *self.weight.shape, dtype,
+                              bias=self.bias)
 
 
 class Embedding(nn.Embedding):

@@ -1,0 +1,153 @@
+"""Fast decoding on a CPU: while generating, linear layers and whole Llama-shaped networks run in the native kernel.
+
+    with decoding(model):                                      # generate() does this
+        logits = model(tokens, positions=places, cache=cache)
+
+Inside, every Linear multiplies few rows through `nn.kernel`, and a `Fusible` model sends few tokens through all its
+blocks in one call. Outside, nothing is different: training and scoring are torch alone. Both paths round at the same
+places, so they differ by the order of sums: tests/nn/test_decode.py bounds it. Nothing is kept between generations: a
+bf16 model with fp32 master weights is cast once at the start of each.
+"""
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from meristem.nn import kernel
+from meristem.nn.attention import Attention, Cache
+from meristem.nn.linear import Embedding, Linear
+from meristem.nn.mlp import GatedMLP
+from meristem.nn.norm import RMSNorm
+from meristem.nn.quantise import QuantisedLinear
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Fusible(nn.Module):
+    """A decoder whose `blocks` are x + attn(norm1 x), then x + mlp(norm2 x), closed by `norm`: `native` may run them."""
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+    native: "Step | None" = None                               # set by `decoding`
+
+
+class Layer(ctypes.Structure):
+    """One block as kernel.cpp sees it."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("norm1", "norm2", "q_norm", "k_norm")),
+                *((name, kernel.Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+                ("keys", ctypes.c_void_p), ("values", ctypes.c_void_p),
+                *((name, ctypes.c_int64) for name in ("window", "chunk", "turned"))]
+
+
+class Network(ctypes.Structure):
+    """All blocks as kernel.cpp sees them."""
+
+    _fields_ = [("layers", ctypes.c_void_p), ("norm", ctypes.c_void_p),
+                *((name, ctypes.c_int64) for name in ("count", "dim", "heads", "groups", "head_dim", "hidden", "slots",
+                                                      "half")),
+                *((name, ctypes.c_float) for name in ("scale", "eps", "head_eps"))]
+
+
+class Step:
+    """The blocks and the last norm of a `Fusible` model in one call of the kernel; made by `fused`."""
+
+    def __init__(self, blocks: Sequence[nn.Module], norm: RMSNorm, dtype: torch.dtype):
+        attn, mlp = blocks[0].attn, blocks[0].mlp
+        assert isinstance(attn, Attention) and isinstance(mlp, GatedMLP)
+        self.dtype, self.kept = dtype, []
+        self.layers = (Layer * len(blocks))()
+        for layer, block in zip(self.layers, blocks, strict=True):
+            self._fill(layer, block)
+        head_eps = attn.q_norm.eps if isinstance(attn.q_norm, RMSNorm) else norm.eps
+        self.network = Network(ctypes.addressof(self.layers), self._norm(norm), len(blocks), norm.weight.numel(),
+                               attn.heads, attn.groups, attn.head_dim, mlp.up.out_features, 0, dtype == torch.bfloat16,
+                               attn.scale, norm.eps, head_eps)
+
+    def _fill(self, layer: Layer, block: nn.Module) -> None:
+        attn, mlp = block.attn, block.mlp
+        assert isinstance(attn, Attention) and isinstance(mlp, GatedMLP)
+        layer.norm1, layer.norm2 = self._norm(block.norm1), self._norm(block.norm2)
+        layer.q_norm, layer.k_norm = self._norm(attn.q_norm), self._norm(attn.k_norm)
+        for name in ("q", "k", "v", "o", "gate", "up", "down"):
+            linear = getattr(attn if name in "qkvo" else mlp, name)
+            assert linear.native is not None
+            self.kept.append(linear.native)
+            setattr(layer, name, linear.native.matrix)
+        layer.window, layer.chunk = attn.reach.window, attn.reach.chunk
+
+    def _norm(self, norm: nn.Module) -> int | None:
+        if isinstance(norm, nn.Identity):
+            return None
+        assert isinstance(norm, RMSNorm)
+        weight = norm.weight.detach().to(self.dtype).float().contiguous()
+        self.kept.append(weight)
+        return weight.data_ptr()
+
+    def fits(self, x: Tensor, cache: Sequence[Cache]) -> bool:
+        """Whether one call can take these embeddings [B, T, D] and caches."""
+        return (x.dtype == self.dtype and x.shape[0] * x.shape[1] <= kernel.MOST and not torch.is_grad_enabled()
+                and all(type(c) is Cache and c.k.dtype == self.dtype and c.k.is_contiguous() and c.v.is_contiguous()
+                        and c.k.device.type == "cpu" for c in cache))
+
+    def __call__(self, x: Float[Tensor, "B T D"], rope: Float[Tensor, "2 B T F"], positions: Int[Tensor, "B T"],
+                 cache: Sequence[Cache]) -> Float[Tensor, "B T D"]:
+        """What the blocks and the norm make of embeddings `x`; keys and values go into the caches at `positions`."""
+        lib = kernel.library()
+        batch, each, _ = x.shape
+        slots = cache[0].k.shape[2]
+        assert lib is not None and len(cache) == len(self.layers) and 0 <= int(positions.min())
+        if int(positions.max()) >= slots:
+            raise IndexError(f"position {int(positions.max())} is beyond the cache's {slots} slots")
+        positions, rope = positions.contiguous(), rope.expand(2, batch, each, -1).contiguous()
+        self.network.slots = slots
+        for layer, kept in zip(self.layers, cache, strict=True):
+            layer.keys, layer.values, layer.turned = kept.k.data_ptr(), kept.v.data_ptr(), rope.shape[-1]
+        out = torch.empty(x.shape).copy_(x)
+        lib.meristem_step(ctypes.byref(self.network), out.data_ptr(), positions.data_ptr(), rope.data_ptr(),
+                          rope.shape[-1], batch * each, each, torch.get_num_threads())
+        return out.to(self.dtype)
+
+
+@contextmanager
+def decoding(module: nn.Module) -> Iterator[None]:
+    """Within, `module` uses the native kernel for few rows, where there is one; it must not be trained meanwhile."""
+    dtype = compute_type(module)
+    linears = [m for m in module.modules() if isinstance(m, Linear | QuantisedLinear)]
+    if dtype not in DTYPES or not linears or kernel.library() is None or any(m.native for m in linears):
+        yield
+        return
+    try:
+        for linear in linears:
+            linear.native = linear.product(dtype)
+        if isinstance(module, Fusible):
+            module.native = fused(module, dtype)
+        yield
+    finally:
+        for linear in linears:
+            linear.native = None
+        if isinstance(module, Fusible):
+            module.native = None
+
+
+def compute_type(module: nn.Module) -> torch.dtype | None:
+    """The type in which a model computes on a CPU; None if it is elsewhere or its tables disagree."""
+    tables = [m for m in module.modules() if isinstance(m, Embedding)]
+    found = {t.compute or t.weight.dtype for t in tables}
+    return found.pop() if len(found) == 1 and all(p.device.type == "cpu" for p in module.parameters()) else None
+
+
+def fused(module: Fusible, dtype: torch.dtype) -> Step | None:
+    """The model's blocks in one call, or None where a part is of another kind than the kernel knows."""
+    def plain(block: nn.Module) -> bool:
+        attn, mlp = block.attn, block.mlp
+        return (type(attn) is Attention and attn.reach.causal and type(mlp) is GatedMLP and mlp.activation == "silu"
+                and all(isinstance(n, RMSNorm) for n in (block.norm1, block.norm2))
+                and all(isinstance(n, RMSNorm | nn.Identity) for n in (attn.q_norm, attn.k_norm))
+                and all(isinstance(m, Linear | QuantisedLinear)
+                        for m in (attn.q, attn.k, attn.v, attn.o, mlp.gate, mlp.up, mlp.down)))
+    blocks = list(module.blocks)
+    return Step(blocks, module.norm, dtype) if isinstance(module.norm, RMSNorm) and all(map(plain, blocks)) else None

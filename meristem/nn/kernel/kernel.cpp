@@ -1,0 +1,670 @@
+// Products of few rows with a weight matrix, and one whole decoding step of a Llama-shaped network, on a CPU.
+//
+// A decoded token reads every weight once: the ceiling is memory bandwidth over weight bytes, and what stands between
+// is the overhead of some 150 small operators. Here one call runs all layers inside one team of threads.
+//
+// Numbers: fp32 accumulation everywhere. With `half` set every intermediate result is rounded to bf16 where the torch
+// path rounds it, so both differ by the order of sums only. The order of a sum depends on the matrix alone, never on
+// the number of rows: a row decoded alone and the same row in a batch of 16 give the same bits.
+//
+// Weights: fp32 and bf16 lie row by row as torch keeps them. int8 and int4 lie in panels of 16 output rows:
+//   int8  [rows/16][cols/2][16][2]    the two columns of a pair side by side, signed
+//   int4  [rows/16][cols/8][16] u32   nibble j is column 2j (j < 4) or 2(j-4)+1 of its eight; value = nibble - 8
+// with bf16 scales (and optional bf16 offsets) [rows/16][groups][16]: weight = scale * q + low.
+//
+// GCC's and Clang's vector extensions are used throughout, so that it compiles for any processor; where AVX512-BF16
+// exists its dot product of bf16 pairs takes over (4 times the rate of fp32).
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;
+typedef float vf __attribute__((vector_size(64)));
+typedef float vfu __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint32_t vuu __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(32)));
+typedef uint16_t vhu __attribute__((vector_size(32), aligned(2), may_alias));
+typedef int16_t vs __attribute__((vector_size(32)));
+typedef uint8_t byte;
+typedef int8_t vbu __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int64_t i64;
+
+enum Kind : i64 { ABSENT = 0, FLOAT32 = 1, BFLOAT16 = 2, INT8 = 3, INT4 = 4 };
+
+struct Matrix {                                                // mirrored by ctypes in __init__.py
+    const void* data;
+    const uint16_t *scale, *low;
+    const float* bias;
+    i64 rows, cols, group, kind;
+};
+
+struct Layer {
+    const float *norm1, *norm2, *q_norm, *k_norm;
+    Matrix q, k, v, o, gate, up, down;
+    void *keys, *values;                                       // [B, groups, slots, head_dim] in the compute type
+    i64 window, chunk, turned;                                 // reach; how many numbers of a head are rotated
+};
+
+struct Network {
+    Layer* layers;
+    const float* norm;
+    i64 count, dim, heads, groups, head_dim, hidden, slots, half;
+    float scale, eps, head_eps;
+};
+
+inline vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
+inline void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
+inline vf spread(float x) { return x - vf{}; }
+inline vf widen(const uint16_t* p) {
+    return (vf)(__builtin_convertvector((vh)*reinterpret_cast<const vhu*>(p), vu) << 16);
+}
+inline vf integers(const byte* p) {                             // 16 signed bytes
+#ifdef __AVX512F__
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    vs words = __builtin_convertvector(*reinterpret_cast<const vbu*>(p), vs);     // by steps: GCC 12 leaves vectors else
+    return __builtin_convertvector(__builtin_convertvector(words, vi), vf);
+#endif
+}
+// Keep a loaded value in a register: GCC would load it again for every product.
+#ifdef __AVX512F__
+#define HELD(v) asm("" : "+v"(v))
+#else
+#define HELD(v)
+#endif
+// Keep a value out of registers, where others are needed more.
+#define AWAY(v) asm("" : "+m"(v))
+inline float widen1(uint16_t h) {
+    uint32_t u = uint32_t(h) << 16;
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+}
+inline uint16_t narrow1(float f) {                             // nearest, ties to even; the default NaN stays a NaN
+    uint32_t u;
+    std::memcpy(&u, &f, 4);
+    return uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+inline vh narrow(vf f) {
+    vu u = (vu)f;
+    return __builtin_convertvector((u + 0x7fff + (u >> 16 & 1)) >> 16, vh);
+}
+inline vf rounded(vf f) {
+    vu u = (vu)f;
+    return (vf)((u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u);
+}
+template <bool HALF> inline float rnd(float f) { return HALF ? widen1(narrow1(f)) : f; }
+template <bool HALF> inline vf rnd(vf f) { return HALF ? rounded(f) : f; }
+
+// One level of a tree of sums: lanes of a and b folded by `half` of what is left, so that 16 vectors end as 16 sums.
+#define FOLD(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
+inline vf fold8(vf a, vf b) {
+    return FOLD(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           FOLD(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+inline vf fold4(vf a, vf b) {
+    return FOLD(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           FOLD(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+inline vf fold2(vf a, vf b) {
+    return FOLD(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           FOLD(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+inline vf fold1(vf a, vf b) {
+    return FOLD(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           FOLD(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+inline void sums16(vf* a) {                                    // a[0][i] becomes the sum of the lanes of the old a[i]
+    for (int i = 0; i < 8; i++) a[i] = fold8(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < 4; i++) a[i] = fold4(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < 2; i++) a[i] = fold2(a[2 * i], a[2 * i + 1]);
+    a[0] = fold1(a[0], a[1]);
+}
+inline float total(vf a) {                                     // the same tree for one vector
+    a = fold8(a, a), a = fold4(a, a), a = fold2(a, a);
+    return a[0] + a[1];
+}
+inline vf exponential(vf x) {                                  // relative error 2e-7; Cephes' polynomial
+    x = x < -87.f ? spread(-87.f) : x;
+    x = x > 88.f ? spread(88.f) : x;
+    vf n = (x * 1.44269504f + 12582912.f) - 12582912.f;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f, p = p * r + 1.6666665459e-1f, p = p * r + 0.5f;
+    p = p * r * r + r + 1.f;
+    return (vf)((vi)p + (__builtin_convertvector(n, vi) << 23));
+}
+
+// ---- rows of fp32 or bf16 weights -----------------------------------------------------------------------------
+
+struct Float32 {
+    typedef float W;
+    typedef float X;
+    static constexpr int STEP = LANES;
+    static vf w(const W* p) { return load(p); }
+    static vf x(const X* p) { return load(p); }
+    static void add(vf& a, vf w, vf x) { a += w * x; }
+    static float one(W w, X x) { return w * x; }
+};
+struct Widened : Float32 {                                     // bf16 weights, fp32 activations
+    typedef uint16_t W;
+    static vf w(const W* p) { return widen(p); }
+    static float one(W w, X x) { return widen1(w) * x; }
+};
+#ifdef __AVX512BF16__
+struct Pairs {                                                 // bf16 weights, bf16 activations
+    typedef uint16_t W;
+    typedef uint16_t X;
+    static constexpr int STEP = 2 * LANES;
+    static __m512i w(const W* p) { return _mm512_loadu_si512(p); }
+    static __m512i x(const X* p) { return _mm512_loadu_si512(p); }
+    static void add(vf& a, __m512i w, __m512i x) { a = (vf)_mm512_dpbf16_ps((__m512)a, (__m512bh)w, (__m512bh)x); }
+    static float one(W w, X x) { return widen1(w) * widen1(x); }
+};
+#endif
+
+struct Input {                                                 // activations [rows, cols]; `b` where pairs are used
+    const float* f;
+    const uint16_t* b;
+    const float* sums;                                         // of each group of columns, for weights with offsets
+    i64 cols;
+    template <class X> const X* as() const;
+};
+template <> inline const float* Input::as<float>() const { return f; }
+template <> inline const uint16_t* Input::as<uint16_t>() const { return b; }
+
+template <class K, int O, int R>
+void tile(const typename K::W* w, const typename K::X* x, i64 cols, float* y, i64 stride, bool fresh) {
+    vf a[O * R] = {};
+    const auto* ahead = fresh ? w + O * cols : w;              // the next tile: rows are too short for the prefetcher
+    i64 c = 0;
+    for (; c + K::STEP <= cols; c += K::STEP) {
+        decltype(K::x(x)) in[R];
+        for (int r = 0; r < R; r++) {
+            in[r] = K::x(x + r * cols + c);
+            HELD(in[r]);
+        }
+        for (int o = 0; o < O; o++) {
+            __builtin_prefetch(ahead + o * cols + c);
+            auto weight = K::w(w + o * cols + c);
+            HELD(weight);
+            for (int r = 0; r < R; r++) K::add(a[o * R + r], weight, in[r]);
+        }
+    }
+    float rest[O * R] = {};
+    for (; c < cols; c++)
+        for (int i = 0; i < O * R; i++) rest[i] += K::one(w[i / R * cols + c], x[i % R * cols + c]);
+    if (O * R == 16) {
+        sums16(a);
+        for (int i = 0; i < O * R; i++) y[i % R * stride + i / R] = a[0][i] + rest[i];
+    } else {
+        for (int i = 0; i < O * R; i++) y[i % R * stride + i / R] = total(a[i]) + rest[i];
+    }
+}
+
+template <class K, int O> void tiles(const typename K::W* w, const typename K::X* x, i64 cols, i64 rows, float* y, i64 stride) {
+    i64 r = 0;
+    for (; r + 4 <= rows; r += 4) tile<K, O, 4>(w, x + r * cols, cols, y + r * stride, stride, r == 0);
+    x += r * cols, y += r * stride;
+    if (rows - r == 3) tile<K, O, 3>(w, x, cols, y, stride, r == 0);
+    if (rows - r == 2) tile<K, O, 2>(w, x, cols, y, stride, r == 0);
+    if (rows - r == 1) tile<K, O, 1>(w, x, cols, y, stride, r == 0);
+}
+
+template <class K> void dense(const Matrix& m, const Input& in, i64 rows, float* y, i64 stride, i64 o, i64 end) {
+    auto w = static_cast<const typename K::W*>(m.data);
+    auto x = in.as<typename K::X>();
+    if (rows == 1)
+        for (; o + 8 <= end; o += 8) tile<K, 8, 1>(w + o * m.cols, x, m.cols, y + o, stride, true);
+    for (; o + 4 <= end; o += 4) tiles<K, 4>(w + o * m.cols, x, m.cols, rows, y + o, stride);
+    for (; o < end; o++) tiles<K, 1>(w + o * m.cols, x, m.cols, rows, y + o, stride);
+}
+
+// ---- panels of int8 or int4 weights ---------------------------------------------------------------------------
+// `add` multiplies COLS columns of 16 outputs with each of R rows; N vectors of partial sums become 16 sums in `sum`.
+
+inline vf pair(const float* x) {                               // x0 x1 x0 x1 ...
+    double d;
+    std::memcpy(&d, x, 8);
+    typedef double vd __attribute__((vector_size(64)));
+    return (vf)(d - vd{});
+}
+struct Int8 {
+    typedef float X;
+    static constexpr int COLS = 2, N = 2, BYTES = 32;
+    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
+        vf low = integers(w), high = integers(w + 16);
+        for (int r = 0; r < R; r++) {
+            vf two = pair(x + r * cols);
+            a[r][0] += low * two, a[r][1] += high * two;
+        }
+    }
+    static vf sum(const vf* a) { return fold1(a[0], a[1]); }
+};
+inline vf nibble(vu v, int j) {
+#ifdef __AVX512F__
+    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return (vf)_mm512_permutexvar_ps((__m512i)(v >> (4 * j)), table);       // looks at the lowest 4 bits only
+#else
+    return __builtin_convertvector((vi)(v >> (4 * j) & 15), vf) - 8.f;
+#endif
+}
+struct Int4 {
+    typedef float X;
+    static constexpr int COLS = 8, N = 1, BYTES = 64;
+    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
+        vu v = *reinterpret_cast<const vuu*>(w);
+        for (int j = 0; j < 8; j++) {
+            vf weight = nibble(v, j);
+            for (int r = 0; r < R; r++) a[r][0] += weight * x[r * cols + (j < 4 ? 2 * j : 2 * j - 7)];
+        }
+    }
+    static vf sum(const vf* a) { return a[0]; }
+};
+#ifdef __AVX512BF16__
+inline __m512i two(const uint16_t* x) {                        // one pair of activations for all 16 outputs
+    int32_t d;
+    std::memcpy(&d, x, 4);
+    return _mm512_set1_epi32(d);
+}
+struct Int8Pairs {                                             // integers up to 127 are exact in bf16
+    typedef uint16_t X;
+    static constexpr int COLS = 2, N = 1, BYTES = 32;
+    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
+        __m512i weight = (__m512i)_mm512_cvtne2ps_pbh((__m512)integers(w + 16), (__m512)integers(w));
+        for (int r = 0; r < R; r++) Pairs::add(a[r][0], weight, two(x + r * cols));
+    }
+    static vf sum(const vf* a) { return a[0]; }
+};
+struct Int4Pairs {
+    typedef uint16_t X;
+    static constexpr int COLS = 8, N = 1, BYTES = 64;
+    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
+        // bf16 of -8 .. 7, twice: the instruction looks at 5 bits, the fifth belongs to the next nibble
+        const __m512i once = _mm512_setr_epi32(int(0xc0e0c100), int(0xc0a0c0c0), int(0xc040c080), int(0xbf80c000),
+            0x3f800000, 0x40404000, 0x40a04080, 0x40e040c0, int(0xc0e0c100), int(0xc0a0c0c0), int(0xc040c080),
+            int(0xbf80c000), 0x3f800000, 0x40404000, 0x40a04080, 0x40e040c0);
+        __m512i v = _mm512_loadu_si512(w);
+        for (int j = 0; j < 4; j++) {
+            __m512i weight = _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4 * j), once);
+            for (int r = 0; r < R; r++) Pairs::add(a[r][0], weight, two(x + r * cols + 2 * j));
+        }
+    }
+    static vf sum(const vf* a) { return a[0]; }
+};
+#endif
+
+template <class K, int P, int R>
+void panel(const Matrix& m, const Input& in, i64 row, i64 first, float* y, i64 stride) {
+    const i64 groups = m.cols / m.group, bytes = m.cols / K::COLS * K::BYTES;
+    auto w = static_cast<const byte*>(m.data) + first * bytes;
+    auto x = in.as<typename K::X>() + row * m.cols;
+    const i64 ahead = row ? 0 : P * bytes;                     // the next panels, while these are read first
+    vf all[P][R] = {};
+    for (i64 g = 0; g < groups; g++) {
+        vf sum[P][R][K::N] = {};
+        for (i64 c = 0; c < m.group; c += K::COLS, w += K::BYTES, x += K::COLS)
+            for (int p = 0; p < P; p++) {
+                __builtin_prefetch(w + p * bytes + ahead);
+                K::template add<R>(sum[p], w + p * bytes, x, m.cols);
+            }
+        for (int p = 0; p < P; p++) {
+            const i64 at = ((first + p) * groups + g) * LANES;
+            vf scale = widen(m.scale + at);
+            for (int r = 0; r < R; r++) {
+                all[p][r] += scale * K::sum(sum[p][r]);
+                if (m.low) all[p][r] += widen(m.low + at) * in.sums[(row + r) * groups + g];
+                if (P * R > 8) AWAY(all[p][r]);
+            }
+        }
+    }
+    for (int p = 0; p < P; p++) {
+        const i64 o = (first + p) * LANES;
+        for (int r = 0; r < R; r++)
+            if (o + LANES <= m.rows) store(y + (row + r) * stride + o, all[p][r]);
+            else for (i64 i = 0; o + i < m.rows; i++) y[(row + r) * stride + o + i] = all[p][r][i];
+    }
+}
+
+template <class K, int P> void panels(const Matrix& m, const Input& in, i64 rows, float* y, i64 stride, i64 p) {
+    i64 r = 0;
+    for (; r + 4 <= rows; r += 4) panel<K, P, 4>(m, in, r, p, y, stride);
+    if (r + 2 <= rows) panel<K, P, 2>(m, in, r, p, y, stride), r += 2;
+    if (r < rows) panel<K, P, 1>(m, in, r, p, y, stride);
+}
+
+template <class K> void packed(const Matrix& m, const Input& in, i64 rows, float* y, i64 stride, i64 o, i64 end) {
+    i64 p = o / LANES;
+    const i64 last = (end + LANES - 1) / LANES;
+    if (rows < 4)                                              // 8 sums in flight hide an addition's latency
+        for (; p + 8 <= last; p += 8) panels<K, 8>(m, in, rows, y, stride, p);
+    for (; p + 2 <= last; p += 2) panels<K, 2>(m, in, rows, y, stride, p);
+    for (; p < last; p++) panels<K, 1>(m, in, rows, y, stride, p);
+}
+
+// ---- one linear layer, the part of one thread -----------------------------------------------------------------
+
+struct Range { i64 begin, end; };
+Range part(i64 n, i64 unit, int thread, int threads) {         // whole units of outputs, split evenly
+    const i64 units = (n + unit - 1) / unit;
+    const i64 begin = units * thread / threads * unit, end = units * (thread + 1) / threads * unit;
+    return {begin, end < n ? end : n};
+}
+
+struct Aligned {                                               // a float array on a cache line, growing only
+    float* data = nullptr;
+    i64 size = 0;
+    float* room(i64 n) {
+        if (n > size) {
+            ::operator delete(data, std::align_val_t(64));
+            data = static_cast<float*>(::operator new(n * sizeof(float), std::align_val_t(64)));
+            size = n;
+        }
+        return data;
+    }
+    ~Aligned() { ::operator delete(data, std::align_val_t(64)); }
+};
+
+struct Space {                                                 // what a thread keeps to itself
+    Aligned pairs, normed, other, scores;
+    std::vector<float> sums;
+};
+
+Input prepare(const float* x, i64 rows, i64 cols, bool half, Space& own) {
+    Input in{x, nullptr, nullptr, cols};
+#ifdef __AVX512BF16__
+    if (half) {
+        auto to = reinterpret_cast<uint16_t*>(own.pairs.room((rows * cols + 1) / 2));
+        i64 i = 0;
+        for (; i + LANES <= rows * cols; i += LANES) *reinterpret_cast<vhu*>(to + i) = narrow(load(x + i));
+        for (; i < rows * cols; i++) to[i] = narrow1(x[i]);
+        in.b = to;
+    }
+#endif
+    return in;
+}
+
+template <bool HALF>
+void linear(const Matrix& m, Input in, i64 rows, float* y, i64 stride, Range o, Space& own) {
+    if (o.begin >= o.end) return;
+    if (m.low) {
+        own.sums.assign(rows * (m.cols / m.group), 0.f);
+        for (i64 i = 0; i < rows * m.cols; i++) own.sums[i / m.group] += in.f[i];
+        in.sums = own.sums.data();
+    }
+    switch (m.kind) {
+        case FLOAT32: dense<Float32>(m, in, rows, y, stride, o.begin, o.end); break;
+#ifdef __AVX512BF16__
+        case BFLOAT16: in.b ? dense<Pairs>(m, in, rows, y, stride, o.begin, o.end)
+                            : dense<Widened>(m, in, rows, y, stride, o.begin, o.end); break;
+        case INT8: in.b ? packed<Int8Pairs>(m, in, rows, y, stride, o.begin, o.end)
+                        : packed<Int8>(m, in, rows, y, stride, o.begin, o.end); break;
+        case INT4: in.b ? packed<Int4Pairs>(m, in, rows, y, stride, o.begin, o.end)
+                        : packed<Int4>(m, in, rows, y, stride, o.begin, o.end); break;
+#else
+        case BFLOAT16: dense<Widened>(m, in, rows, y, stride, o.begin, o.end); break;
+        case INT8: packed<Int8>(m, in, rows, y, stride, o.begin, o.end); break;
+        case INT4: packed<Int4>(m, in, rows, y, stride, o.begin, o.end); break;
+#endif
+    }
+    if (m.bias || HALF)
+        for (i64 r = 0; r < rows; r++)
+            for (i64 i = o.begin; i < o.end; i++)
+                y[r * stride + i] = rnd<HALF>(y[r * stride + i] + (m.bias ? m.bias[i] : 0.f));
+}
+
+// ---- the rest of a layer --------------------------------------------------------------------------------------
+
+template <bool HALF> void rms_norm(const float* x, const float* weight, i64 n, float eps, float* y) {
+    float square = 0;
+    i64 i = 0;
+    vf squares = {};
+    for (; i + LANES <= n; i += LANES) squares += load(x + i) * load(x + i);
+    for (square = total(squares); i < n; i++) square += x[i] * x[i];
+    const float r = 1.f / std::sqrt(square / float(n) + eps);
+    for (i = 0; i + LANES <= n; i += LANES)
+        store(y + i, rnd<HALF>(load(weight + i) * rnd<HALF>(load(x + i) * r)));
+    for (; i < n; i++) y[i] = rnd<HALF>(weight[i] * rnd<HALF>(x[i] * r));
+}
+
+template <bool HALF> void turn(float* x, const float* cosine, const float* sine, i64 n) {
+    for (i64 i = 0; i < n / 2; i++) {                          // pairs (i, i + n/2)
+        const float a = x[i], b = x[i + n / 2];
+        x[i] = rnd<HALF>(a * cosine[i] - b * sine[i]);
+        x[i + n / 2] = rnd<HALF>(b * cosine[i + n / 2] + a * sine[i + n / 2]);
+    }
+}
+
+inline vf key(const float* p) { return load(p); }
+inline vf key(const uint16_t* p) { return widen(p); }
+inline float key1(float f) { return f; }
+inline float key1(uint16_t h) { return widen1(h); }
+
+template <class T> float dot(const float* q, const T* k, i64 n) {
+    vf a = {};
+    i64 i = 0;
+    for (; i + LANES <= n; i += LANES) a += load(q + i) * key(k + i);
+    float rest = 0;
+    for (; i < n; i++) rest += q[i] * key1(k[i]);
+    return total(a) + rest;
+}
+
+// y = softmax(scale q K^T) V over slots [first, last] of one head
+template <bool HALF, class T>
+void attend(const float* q, const T* k, const T* v, i64 n, i64 first, i64 last, float scale, float* y, Space& own) {
+    const i64 count = last - first + 1, whole = (count + LANES - 1) / LANES * LANES;
+    float* s = own.scores.room(whole);
+    float most = -INFINITY;
+    i64 j = 0;
+    k += first * n, v += first * n;
+    if (n % LANES == 0)
+        for (; j + LANES <= count; j += LANES) {
+            vf a[LANES] = {};
+            for (i64 i = 0; i < n; i += LANES) {
+                vf part = load(q + i);
+                for (int l = 0; l < LANES; l++) a[l] += part * key(k + (j + l) * n + i);
+            }
+            sums16(a);
+            store(s + j, a[0] * scale);
+        }
+    for (; j < count; j++) s[j] = dot(q, k + j * n, n) * scale;
+    for (; j < whole; j++) s[j] = -INFINITY;
+    for (j = 0; j < count; j++) most = s[j] > most ? s[j] : most;
+    vf sum = {};
+    for (j = 0; j < whole; j += LANES) {
+        vf e = exponential(load(s + j) - most);
+        if (j + LANES > count)
+            for (int l = 0; l < LANES; l++) if (j + l >= count) e[l] = 0.f;
+        store(s + j, e);
+        sum += e;
+    }
+    const float share = 1.f / total(sum);
+    i64 i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        vf a[4] = {};
+        for (j = 0; j < count; j++)
+            for (int l = 0; l < 4; l++) a[l] += s[j] * key(v + j * n + i + l * LANES);
+        for (int l = 0; l < 4; l++) store(y + i + l * LANES, rnd<HALF>(a[l] * share));
+    }
+    for (; i < n; i++) {
+        float a = 0;
+        for (j = 0; j < count; j++) a += s[j] * key1(v[j * n + i]);
+        y[i] = rnd<HALF>(a * share);
+    }
+}
+
+inline void put(float* to, const float* from, i64 n) { std::memcpy(to, from, n * sizeof(float)); }
+inline void put(uint16_t* to, const float* from, i64 n) {
+    for (i64 i = 0; i < n; i++) to[i] = narrow1(from[i]);
+}
+
+struct Buffers { float *x, *q, *k, *v, *y, *hidden; };
+
+template <bool HALF, class T>
+void run(const Network& net, const Buffers& at, const i64* positions, const float* rope, i64 turned, i64 rows, i64 each,
+         int thread, int threads) {
+    static thread_local Space own;
+    const i64 d = net.dim, n = net.head_dim, wide = net.heads * n, narrow_ = net.groups * n;
+    float* const normed = own.normed.room(rows * d);
+    auto norm = [&](const float* weight) {                     // every thread for itself: cheaper than waiting
+        for (i64 r = 0; r < rows; r++) rms_norm<HALF>(at.x + r * d, weight, d, net.eps, normed + r * d);
+        return prepare(normed, rows, d, HALF, own);
+    };
+    auto residual = [&](const Matrix& m, const float* from) {
+        const Range o = part(d, LANES, thread, threads);
+        linear<HALF>(m, prepare(from, rows, m.cols, HALF, own), rows, normed, d, o, own);
+        for (i64 r = 0; r < rows; r++)
+            for (i64 i = o.begin; i < o.end; i++)
+                at.x[r * d + i] = rnd<HALF>(at.x[r * d + i] + normed[r * d + i]);
+#pragma omp barrier
+    };
+    for (i64 l = 0; l < net.count; l++) {
+        const Layer& layer = net.layers[l];
+        Input in = norm(layer.norm1);
+        linear<HALF>(layer.q, in, rows, at.q, wide, part(wide, LANES, thread, threads), own);
+        linear<HALF>(layer.k, in, rows, at.k, narrow_, part(narrow_, LANES, thread, threads), own);
+        linear<HALF>(layer.v, in, rows, at.v, narrow_, part(narrow_, LANES, thread, threads), own);
+#pragma omp barrier
+        const Range written = part(rows * net.groups, 1, thread, threads);
+        for (i64 i = written.begin; i < written.end; i++) {
+            const i64 r = i / net.groups, g = i % net.groups, slot = ((r / each) * net.groups + g) * net.slots + positions[r];
+            float* k = at.k + i * n;
+            if (layer.k_norm) rms_norm<HALF>(k, layer.k_norm, n, net.head_eps, k);
+            if (layer.turned) turn<HALF>(k, rope + r * turned, rope + (rows + r) * turned, turned);
+            put(static_cast<T*>(layer.keys) + slot * n, k, n);
+            put(static_cast<T*>(layer.values) + slot * n, at.v + i * n, n);
+        }
+#pragma omp barrier
+        const Range seen = part(rows * net.heads, 1, thread, threads);
+        for (i64 i = seen.begin; i < seen.end; i++) {
+            const i64 r = i / net.heads, g = i % net.heads / (net.heads / net.groups), p = positions[r];
+            const i64 row = ((r / each) * net.groups + g) * net.slots * n;
+            i64 first = layer.window && p >= layer.window ? p - layer.window + 1 : 0;
+            if (layer.chunk && p / layer.chunk * layer.chunk > first) first = p / layer.chunk * layer.chunk;
+            float* q = at.q + i * n;
+            if (layer.q_norm) rms_norm<HALF>(q, layer.q_norm, n, net.head_eps, q);
+            if (layer.turned) turn<HALF>(q, rope + r * turned, rope + (rows + r) * turned, turned);
+            attend<HALF>(q, static_cast<T*>(layer.keys) + row, static_cast<T*>(layer.values) + row, n, first, p,
+                         net.scale, at.y + i * n, own);
+        }
+#pragma omp barrier
+        residual(layer.o, at.y);
+        in = norm(layer.norm2);
+        const Range h = part(net.hidden, LANES, thread, threads);
+        linear<HALF>(layer.gate, in, rows, at.hidden, net.hidden, h, own);
+        float* const up = own.other.room(rows * net.hidden);
+        linear<HALF>(layer.up, in, rows, up, net.hidden, h, own);
+        for (i64 r = 0; r < rows; r++) {
+            float *gate = at.hidden + r * net.hidden, *other = up + r * net.hidden;
+            for (i64 i = h.begin; i < h.end; i += LANES) {
+                const int live = int(h.end - i < LANES ? h.end - i : LANES);
+                float a[LANES] = {}, b[LANES] = {};
+                std::memcpy(a, gate + i, live * 4), std::memcpy(b, other + i, live * 4);
+                vf z = load(a);
+                store(a, rnd<HALF>(rnd<HALF>(z / (1.f + exponential(-z))) * load(b)));
+                std::memcpy(gate + i, a, live * 4);
+            }
+        }
+#pragma omp barrier
+        residual(layer.down, at.hidden);
+    }
+    const Range mine = part(rows, 1, thread, threads);
+    for (i64 r = mine.begin; r < mine.end; r++) rms_norm<HALF>(at.x + r * d, net.norm, d, net.eps, at.q + r * d);
+}
+
+}  // namespace
+
+// The last layer's normalised output of `rows` tokens into x [rows, dim] (in: their embeddings); `each` of them belong
+// to one row of the caches; rope [2, rows, turned].
+extern "C" void meristem_step(const Network* net, float* x, const i64* positions, const float* rope, i64 turned,
+                              i64 rows, i64 each, int threads) {
+    static thread_local Aligned space;
+    const i64 wide = net->heads * net->head_dim, thin = net->groups * net->head_dim;
+    const i64 most = wide > net->dim ? wide : net->dim;
+    const i64 need = rows * (2 * most + 2 * thin + net->hidden);
+    float* q = space.room(need);
+    float *k = q + rows * most, *v = k + rows * thin, *y = v + rows * thin, *hidden = y + rows * most;
+    const Buffers at{x, q, k, v, y, hidden};
+#pragma omp parallel num_threads(threads)
+    {
+#ifdef _OPENMP
+        const int thread = omp_get_thread_num(), all = omp_get_num_threads();
+#else
+        const int thread = 0, all = 1;
+#endif
+        if (net->half) run<true, uint16_t>(*net, at, positions, rope, turned, rows, each, thread, all);
+        else run<false, float>(*net, at, positions, rope, turned, rows, each, thread, all);
+    }
+    std::memcpy(x, q, rows * net->dim * sizeof(float));
+}
+
+// y [rows, m.rows] = x [rows, m.cols] W^T + bias
+extern "C" void meristem_product(const Matrix* m, const float* x, float* y, i64 rows, i64 half, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Space own;
+#ifdef _OPENMP
+        const int thread = omp_get_thread_num(), all = omp_get_num_threads();
+#else
+        const int thread = 0, all = 1;
+#endif
+        const Range o = part(m->rows, LANES, thread, all);
+        const Input in = prepare(x, rows, m->cols, half, own);
+        half ? linear<true>(*m, in, rows, y, m->rows, o, own) : linear<false>(*m, in, rows, y, m->rows, o, own);
+    }
+}
+
+// Columns of outputs [16 first, 16 last): y [m.cols, stride] = W^T, in bf16 if `half`; for torch's matrix products.
+extern "C" void meristem_unpack(const Matrix* m, void* y, i64 stride, i64 first, i64 last, i64 half, int threads) {
+    const i64 groups = m->cols / m->group, bytes = m->cols * LANES / (m->kind == INT8 ? 1 : 2);
+#pragma omp parallel for num_threads(threads)
+    for (i64 p = first; p < last; p++) {
+        auto w = static_cast<const byte*>(m->data) + p * bytes;
+        for (i64 g = 0; g < groups; g++) {
+            const i64 at = (p * groups + g) * LANES;
+            const vf scale = widen(m->scale + at), low = m->low ? widen(m->low + at) : vf{};
+            for (i64 c = g * m->group; c < (g + 1) * m->group; c += 8) {
+                vf q[8];
+                if (m->kind == INT4) {
+                    vu v = *reinterpret_cast<const vuu*>(w + c * LANES / 2);
+                    for (int j = 0; j < 8; j++) q[j < 4 ? 2 * j : 2 * j - 7] = nibble(v, j);
+                } else {
+                    for (int j = 0; j < 8; j += 2) {
+                        vf a = integers(w + (c + j) * LANES), b = integers(w + (c + j) * LANES + 16);
+                        q[j] = FOLD(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                        q[j + 1] = FOLD(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+                    }
+                }
+                for (int j = 0; j < 8; j++) {
+                    const i64 to = (c + j) * stride + (p - first) * LANES;
+                    const vf value = q[j] * scale + low;
+                    if (half) *reinterpret_cast<vhu*>(static_cast<uint16_t*>(y) + to) = narrow(value);
+                    else store(static_cast<float*>(y) + to, value);
+                }
+            }
+        }
+    }
+}
+
+// 1: portable vectors; 2: with AVX-512; 3: with dot products of bf16 pairs
+extern "C" int meristem_level() {
+#if defined(__AVX512BF16__)
+    return 3;
+#elif defined(__AVX512F__)
+    return 2;
+#else
+    return 1;
+#endif
+}
