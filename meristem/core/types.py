@@ -4,6 +4,11 @@
 | --- | --- | --- |
 | tokens | int64 [B, T+1] | ids; the model reads [:, :-1] and is scored on [:, 1:] |
 | weight | float32 [B, T] | how much each prediction counts; 0 for prompts and padding |
+| segments | int64 [B, T] | number of the document that an input belongs to; attention never crosses it. Absent: one |
+| types | int64 [B, T] | which part of a pair an input belongs to: 0 or 1. Absent: 0 |
+| labels | int64 [B], [B, T], [B, 2] | the class of a row, of each input (-1: none), first and last place of an answer |
+| places | int64 [B, K] | inputs at which the vocabulary is asked; `weight` is then [B, K], `hidden` [B, K] what stood there |
+| positions | int64 [B, T] | position of an input in its document; set with segments. Absent: its place in the row |
 
 B batch rows, T time. A field means the same thing to every objective; a new field is a new row of this table.
 """

@@ -18,6 +18,7 @@ from meristem.core.errors import MachineError, RequestError, nearest
 from meristem.core.types import Document
 
 SPLITS = ("train", "validation", "test")
+FIELDS = ("text", "label", "words", "labels", "question", "answer")      # all but text: corpus.labelled
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 
 
@@ -59,7 +60,8 @@ class Corpus:
             raise RequestError(f"no split {split!r}; {nearest(split, SPLITS)}")
         for row in _lines(self.folder / f"{split}.jsonl"):
             meta = {"path": row["path"], "kind": row["kind"]}
-            yield Document(row["id"], row["path"], row["licence"], {"text": row["text"]}, meta)
+            fields = {key: row[key] for key in FIELDS if key in row}
+            yield Document(row["id"], row["path"], row["licence"], fields, meta)
 
     def ledger(self) -> Iterator[dict[str, Any]]:
         """Every line of the ledger, sorted by id and path."""

@@ -38,7 +38,7 @@ from meristem.generate.autoregressive import generate
 from meristem.hub import hf
 from meristem.hub.cache import lasting
 from meristem.nn.linear import compute_in
-from meristem.objectives.base import Objective
+from meristem.objectives.base import Objective, make
 from meristem.plan.cost import Cost
 from meristem.plan.energy import Meter
 from meristem.train import hooks
@@ -175,7 +175,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         lora.apply(module, **run.adapt.fields, seed=seed_of(run.seed, "adapter"))
     shards = tokenise(corpus, codec, progress)
     compute_in(module, getattr(torch, run.train.dtype))
-    objective = objective_of(run.objective, module)
+    objective = objective_of(run.objective, module, codec)
     source = source_of(run, corpus, codec, shards, "train")
     held_out = apart(run, held_out_of(run, corpus, codec, shards), codec.end)
     return Parts(run, corpus, codec, shards, family, config, objective,
@@ -192,18 +192,20 @@ def other_head(family: str, config: Any, module: torch.nn.Module,
                fields: dict[str, Any]) -> tuple[Any, torch.nn.Module]:
     """The base model with another head (new weights, seeded) on its own body; RequestError for a field it has not."""
     entry = registry.load("models", family)
-    config = from_dict(entry.Config, {**to_dict(config), **fields})
-    made, old = entry.Model(config), module.state_dict()
+    wanted = from_dict(entry.Config, {**to_dict(config), **fields})
+    if wanted == config:
+        return config, module
+    config, old = wanted, module.state_dict()
+    made = entry.Model(config)
     kept = {name: tensor for name, tensor in made.state_dict().items() if not name.startswith("head.")}
     made.load_state_dict({name: old[name] for name in kept if name in old and old[name].shape == kept[name].shape},
                          strict=False)
     return config, made
 
 
-def objective_of(part: Part, module: torch.nn.Module) -> Objective:
-    """The objective class of `objectives/<name>.py` around `module`; its fields are keyword arguments."""
-    entry = registry.load("objectives", part.name)
-    return getattr(entry, part.name.title().replace("_", ""))(module, **part.fields)
+def objective_of(part: Part, module: torch.nn.Module, codec: Codec) -> Objective:
+    """The objective class of `objectives/<name>.py` around `module`, which is told what it asks of the codec."""
+    return make(part.name, module, part.fields, {"codec": codec, "end": codec.end, "vocabulary": codec.hash})
 
 
 def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str) -> Source:

@@ -1,0 +1,127 @@
+"""Labelled rows to a corpus folder: JSON lines of texts and what a person said of them, split, checked and hashed.
+
+    {"text": "a moving film", "label": "positive"}                              # the class of a text
+    {"words": ["Ann", "left", "Rome"], "labels": ["PERSON", "O", "PLACE"]}      # a class for each word
+    {"text": "Ann left Rome.", "question": "Who left?", "answer": [0, 3]}       # characters of the text
+
+`labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
+validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
+row, only its exact copies are. The result is an ordinary corpus: its text can be pretrained on as well.
+`data.corpus=reviews.jsonl` makes it beside the file and uses it.
+"""
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from meristem.core import files
+from meristem.core.errors import MachineError, RequestError
+from meristem.core.random import seed_of
+from meristem.corpus import licence
+from meristem.corpus.store import LEDGER, SPLITS, SUMMARY, Corpus, line
+
+SHARE = 0.1                             # of the rows for test, and the same for validation
+Row = dict[str, Any]
+
+
+def is_labelled(path: Path) -> bool:
+    """Whether a path is a file of rows, or a folder of such files that is no corpus yet."""
+    if path.is_dir():
+        return (path / "train.jsonl").is_file() and not (path / SUMMARY).exists()
+    return path.suffix == ".jsonl" and path.is_file()
+
+
+def labelled(path: Path, out: Path | None = None, *, seed: int = 0) -> Corpus:
+    """The corpus of the rows in `path`, in `out` (default: beside it); the one that is there when nothing has changed.
+
+    RequestError names file, line and what is wrong with it. `corpus.summary["labels"]` lists the classes, sorted.
+    """
+    path = path.expanduser().resolve()
+    out = out or path.with_name(path.stem + ".corpus")
+    given = {"train": path} if path.is_file() else {s: f for s in SPLITS if (f := path / f"{s}.jsonl").is_file()}
+    state = files.digest_bytes(str(seed), *(name + files.digest(f) for name, f in given.items()))
+    if (out / SUMMARY).is_file():
+        there = Corpus.open(out)
+        if there.summary.get("state") == state:
+            return there
+    rows, copies = _place(given, seed)
+    found = {split: [row for row in rows if row["split"] == split] for split in SPLITS}
+    if empty := [split for split, some in found.items() if not some]:
+        raise RequestError(f"{path} gives no rows for {' and '.join(empty)}; add rows, or files named by split")
+    try:
+        with files.committed(out) as folder:
+            for split, some in found.items():
+                lines = [line({key: value for key, value in row.items() if key != "split"}) for row in some]
+                (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            ledger = [line({"id": r["id"], "path": r["path"], "verdict": "kept", "split": r["split"]}) for r in rows]
+            (folder / LEDGER).write_text("".join(ledger), encoding="utf-8")
+            sizes = {split: _size(some) for split, some in found.items()}
+            total = {key: sum(size[key] for size in sizes.values()) for key in ("documents", "bytes")}
+            files.write_json(folder / SUMMARY, {
+                "inputs": [str(path)], "seed": seed, "limit_bytes": 0, "state": state, "splits": sizes,
+                "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)), "seen": total,
+                "kinds": {"labelled": total}, "licences": {rows[0]["licence"]: total}, "rules": {},
+                "dropped": {"exact_duplicate": {"documents": copies, "bytes": 0}} if copies else {},
+                "labels": sorted({label for row in rows for label in row.get("labels", [row.get("label")]) if label})})
+    except OSError as error:
+        raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}") from error
+    return Corpus.open(out)
+
+
+def _place(given: dict[str, Path], seed: int) -> tuple[list[Row], int]:
+    """Every row once with its id and split, sorted by id, and how many copies were dropped; test rows win."""
+    rows: dict[str, Row] = {}
+    copies = 0
+    for split in ("test", "validation", "train"):
+        for row in _read(given[split]) if split in given else ():
+            copies += row["id"] in rows
+            place = seed_of(seed, "split", row["id"]) / 2**63
+            missing = [s for s in ("test", "validation") if s not in given]
+            row["split"] = missing[int(place / SHARE)] if split == "train" and place < SHARE * len(missing) else split
+            rows.setdefault(row["id"], row)
+    return [rows[key] for key in sorted(rows)], copies
+
+
+def _read(path: Path) -> Iterator[Row]:
+    terms = licence.of_folder(path.parent) or licence.UNKNOWN
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from None
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise RequestError(f"{path}:{number}: {error}") from None
+            if problem := _problem(row):
+                raise RequestError(f"{path}:{number}: {problem}")
+            kept = {key: row[key] for key in ("text", "label", "words", "labels", "question", "answer") if key in row}
+            kept |= {"label": str(row["label"])} if "label" in row else {}
+            kept |= {"text": " ".join(row["words"])} if "words" in row else {}
+            key = files.digest_bytes(json.dumps(kept, sort_keys=True))
+            yield {"id": key, "path": f"{path.name}:{number}", "kind": "labelled", "licence": terms, **kept}
+
+
+def _problem(row: Any) -> str:
+    """What is wrong with a row, or ""."""
+    if not isinstance(row, dict):
+        return "a row is an object with text and label"
+    words, labels = row.get("words"), row.get("labels")
+    if words is not None or labels is not None:
+        fine = isinstance(words, list) and isinstance(labels, list) and len(words) == len(labels) > 0
+        return "" if fine and all(isinstance(x, str) for x in words + labels) else (
+            "words and labels are lists of equally many strings")
+    if not isinstance(row.get("text"), str) or not row["text"].strip():
+        return "text is missing or empty"
+    if "answer" in row:
+        answer = row["answer"]
+        fine = isinstance(answer, list) and len(answer) == 2 and all(isinstance(x, int) for x in answer)
+        fine = fine and 0 <= answer[0] < answer[1] <= len(row["text"])
+        return "" if fine and isinstance(row.get("question"), str) else (
+            "answer is [first character, one past the last] of text, and needs a question")
+    return "" if isinstance(row.get("label"), str | int) else "label is missing: a string or a number"
+
+
+def _size(rows: list[Row]) -> dict[str, int]:
+    return {"documents": len(rows), "bytes": sum(len(row["text"].encode()) for row in rows)}
