@@ -237,7 +237,8 @@ def _map(gated: bool) -> NameMap:
     mlp = (("gate", "wi_0"), ("up", "wi_1"), ("down", "wo")) if gated else (("up", "wi"), ("down", "wo"))
     for stack, last in (("encoder", 1), ("decoder", 2)):
         ours, theirs = f"{stack}.blocks.{{i}}", f"{stack}.block.{{i}}.layer"
-        rows += [(f"{stack}.bias.table.weight", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        rows += [(f"{stack}.bias.table.weight", bias),
                  (f"{ours}.norm1.weight", f"{theirs}.0.layer_norm.weight"),
                  *((f"{ours}.attn.{x}.weight", f"{theirs}.0.SelfAttention.{x}.weight") for x in "qkvo"),
                  (f"{ours}.norm2.weight", f"{theirs}.1.layer_norm.weight"),

@@ -4,19 +4,21 @@ An objective is a module that holds whatever training involves: the model and, i
 reference, a value head, a frozen autoencoder. So one optimizer sees every trainable parameter and one state dict saves
 everything. `inputs` and `score` are apart so that a pipeline can run the model between them on other processes.
 """
+import abc
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from meristem.codecs.base import Codec
 from meristem.core import registry
 from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
 from meristem.nn import moe
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, abc.ABC):
     """Base class: owns `model`; subclasses give `inputs` and `score`, and the rest where they need it."""
 
     def __init__(self, model: nn.Module):
@@ -32,13 +34,13 @@ class Objective(nn.Module):
         """How many terms the loss sums over (scalar); the trainer divides by the total over micro-batches and ranks."""
         return batch["weight"].sum()
 
+    @abc.abstractmethod
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What the model is called with."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def score(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over its terms (scalar, fp32), and other sums worth logging."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """inputs -> model -> score; in training also the balance losses of mixture-of-experts layers (nn.moe)."""
@@ -58,16 +60,14 @@ class Objective(nn.Module):
         moe.adjust(self.routed, move=False)
 
 
-def make(name: str, model: nn.Module, fields: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Objective:
+def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None) -> Objective:
     """The objective class of `objectives/<name>.py` around `model`; `fields` are its keyword arguments.
 
-    What a run knows of its codec ("end": the id between documents, ...) is given to those that ask for it by name;
-    a field that is set wins.
+    One that has a parameter `codec` is given the run's. RequestError for a field that it does not have.
     """
     kind = getattr(registry.load("objectives", name), name.title().replace("_", ""))
-    asked = inspect.signature(kind.__init__).parameters
-    if unknown := [key for key in fields if key not in asked]:
+    asked = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "model")]
+    if unknown := [key for key in fields if key not in asked or key == "codec"]:
         raise RequestError(f"no field {unknown[0]!r} in objective {name}; "
-                           f"{nearest(unknown[0], [key for key in asked if key not in ('self', 'model')])}")
-    given = {key: value for key, value in {**(known or {}), "known": known}.items() if key in asked}
-    return kind(model, **{**given, **fields})
+                           f"{nearest(unknown[0], [key for key in asked if key != 'codec'])}")
+    return kind(model, **({"codec": codec} if "codec" in asked else {}), **fields)
