@@ -119,7 +119,14 @@ def _place(tree: dict[str, Any], kind: Any, path: str, value: Any, problems: lis
     if kind is Part and head == "fields" and rest:
         head, path, rest = rest, rest, ""
     if kind is Part and head not in ("name", "fields"):
-        tree["fields"][path] = value
+        fields = tree["fields"]
+        *folders, leaf = path.split(".")                       # model.scaling.kind: a part's fields may have fields
+        for word in folders:
+            fields = fields.setdefault(word, {})
+            if not isinstance(fields, dict):
+                problems.append(f"{path}: {word} is {fields!r} and has no fields of its own")
+                return
+        fields[leaf] = value
         return
     if kind is Part and head == "name" and tree.get("name") != value:
         tree["fields"] = {}                                    # another entry has other fields

@@ -16,6 +16,7 @@ class Data:
     corpus: str = ""
     codec: Part = field(default_factory=lambda: Part("bpe", {"vocab": 4096}))
     examples: str = ""                  # "" = packed documents; else an entry of data.examples ("function_bodies")
+    packing: Literal["joined", "separate"] = "joined"          # whether the documents of a row see those before them
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 `Packed(split, context=256, batch=16, seed=0)(step)` gives the micro-batches of one update. An epoch shows every window
 of context + 1 tokens once, in an order that `core.random.permute` names; windows share one token, so that every token
-but the first is a target once. `sweep` goes through a split in order once, for validation.
+but the first is a target once. `sweep` goes through a split in order once, for validation. `separate` marks the
+documents of each row, so that attention does not cross from one to the next (data.packing=separate).
 """
 import math
 from collections.abc import Iterator
@@ -71,6 +72,18 @@ def batch_of(tokens: Int64[np.ndarray, "B T+1"], weight: Float32[np.ndarray, "B 
     b, t = tokens.shape
     counts = torch.ones(b, t - 1) if weight is None else torch.from_numpy(weight)
     return {"tokens": torch.from_numpy(tokens), "weight": counts}
+
+
+def separate(batch: Batch, end: int) -> Batch:
+    """The batch with segments and positions [B, T]: each `end` among the inputs opens the next document of its row.
+
+    So every target is predicted from its own document alone, the first token of a document from the end token before
+    it, as a model sees it that is prompted with the end token.
+    """
+    opens = batch["tokens"][:, :-1] == end
+    places = torch.arange(opens.shape[1], device=opens.device).expand_as(opens)
+    starts = places.masked_fill(~opens, 0).cummax(1).values
+    return {**batch, "segments": opens.long().cumsum(1), "positions": places - starts}
 
 
 def sweep(split: Split, context: int, batch: int, limit: int = 0) -> Iterator[Batch]:

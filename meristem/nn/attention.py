@@ -180,9 +180,9 @@ def attend(q: Float[Tensor, "B T H K"], k: Float[Tensor, "B S G K"], v: Float[Te
 def cached(q: Float[Tensor, "B T H K"], cache: Cache, positions: Int[Tensor, "B T"], reach: Reach, *, scale: float,
            bias: Float[Tensor, "*N H T S"] | None = None) -> Float[Tensor, "B T H K"]:
     """Attention of new queries over the cache: a query at position p sees the slots of its row that `reach` allows."""
-    slots = int(positions.max()) + 1
-    seen = reach.seen(positions, torch.arange(slots, device=q.device).expand(len(positions), -1))[:, None]
-    mask = seen if bias is None else bias.to(q.dtype).masked_fill(~seen, float("-inf"))
-    y = scaled_dot_product_attention(q.transpose(1, 2), cache.k[:, :, :slots], cache.v[:, :, :slots], attn_mask=mask,
-                                     scale=scale, enable_gqa=True)
+    slots, low = int(positions.max()) + 1, reach.first(int(positions.min()))        # a window reads its own slots only
+    seen = reach.seen(positions, torch.arange(low, slots, device=q.device).expand(len(positions), -1))[:, None]
+    mask = seen if bias is None else bias[..., low:].to(q.dtype).masked_fill(~seen, float("-inf"))
+    y = scaled_dot_product_attention(q.transpose(1, 2), cache.k[:, :, low:slots], cache.v[:, :, low:slots],
+                                     attn_mask=mask, scale=scale, enable_gqa=True)
     return y.transpose(1, 2)

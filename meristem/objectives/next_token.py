@@ -1,6 +1,8 @@
 """Next-token prediction: pretraining, supervised fine-tuning, captioning, action prediction (Radford et al. 2018).
 
-Batch: tokens [B, T+1]; weight [B, T], 0 where a prediction is not trained on (prompts, padding).
+Batch: tokens [B, T+1]; weight [B, T], 0 where a prediction is not trained on (prompts, padding); with data.packing =
+separate also segments and positions [B, T], which the model must take: the loss of a packed row is then that of its
+documents one by one.
 """
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,13 +11,15 @@ from torch.nn import functional as F
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
 
+PACKED = ("segments", "positions")
+
 
 class NextToken(Objective):
     """Summed -log p(token t+1 | tokens 0..t) over positions of weight > 0."""
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """tokens [B, T]."""
-        return {"tokens": batch["tokens"][:, :-1]}
+        """tokens [B, T]; segments and positions [B, T] where the batch has them."""
+        return {"tokens": batch["tokens"][:, :-1], **{key: batch[key] for key in PACKED if key in batch}}
 
     def score(self, output: Float[Tensor, "B T V"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and batch -> (summed loss, {})."""

@@ -119,6 +119,11 @@ def test_naming_another_entry_drops_the_old_entrys_fields():
 
 def test_a_part_that_was_none_can_be_set():
     assert edit(Run("x"), {"adapt.name": "lora", "adapt.rank": 4}).adapt == Part("lora", {"rank": 4})
+    scaled = edit(Run("x"), {"model.scaling.kind": "yarn", "model.scaling.factor": 4.0, "model.layers": 2})
+    assert scaled.model.fields == {"scaling": {"kind": "yarn", "factor": 4.0}, "layers": 2}
+    assert edit(Run("x"), {k: v for k, v in flat(to_dict(scaled)).items() if v is not None}) == scaled
+    with pytest.raises(RequestError, match="model.layers.deep|layers is 2 and has no fields of its own"):
+        edit(scaled, {"model.layers.deep": 1})
     with pytest.raises(RequestError, match="give adapt.name too"):
         edit(Run("x"), {"adapt.rank": 4})
 
