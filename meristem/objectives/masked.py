@@ -18,6 +18,7 @@ from meristem.core.errors import RequestError
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
 
+STREAM = 0x1_0000_0001                  # between the keys of streams: static copies lie side by side
 MASKED, RANDOM = 0.8, 0.9               # below the first: [MASK]; below the second: a random token; else as it was
 FIRST, SECOND, STEP = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, -0x61C8864680B583EB     # SplitMix64's, as int64
 
@@ -90,7 +91,7 @@ def choose(text: Bool[Tensor, "B T"], starts: Bool[Tensor, "B T"], draw: Float64
     begins = starts | ~text | ~before
     word = begins.long().cumsum(1) - 1
     first = torch.full_like(draw, 2.0).scatter_reduce(1, word, draw.masked_fill(~begins, 2.0), "amin")
-    order = torch.where(text, first.gather(1, word), 2.0).sort(1, stable=True).indices
+    order = torch.where(text, first.gather(1, word), 2.0).sort(stable=True, dim=1).indices
     count = (text.sum(1, keepdim=True) * rate).round().clamp(min=1).minimum(text.sum(1, keepdim=True)).long()
     most = max(1, round(text.shape[1] * rate))
     places, ranked = order[:, :most], word.gather(1, order)
@@ -103,7 +104,7 @@ def choose(text: Bool[Tensor, "B T"], starts: Bool[Tensor, "B T"], draw: Float64
 def uniform(keys: Int[Tensor, "B"], length: int, stream: int) -> Float64[Tensor, "B T"]:
     """Numbers in [0, 1) that are a function of (key, place, stream): SplitMix64 (Steele, Lea, Flood 2014) of each."""
     place = torch.arange(1, length + 1, device=keys.device)
-    mixed = _mix(_mix(keys + stream * SECOND)[:, None] + place * STEP)
+    mixed = _mix(_mix(keys + stream * STREAM)[:, None] + place * STEP)
     return ((mixed >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
