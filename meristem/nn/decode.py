@@ -27,7 +27,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Fusible(nn.Module):
-    """A decoder whose `blocks` are x + attn(norm1 x), then x + mlp(norm2 x), closed by `norm`: `native` may run them."""
+    """A decoder whose `blocks` are x + attn(norm1 x), then x + mlp(norm2 x), closed by `norm`: `native` may run them.
+
+    A block without rotary positions says so by its `turned`.
+    """
 
     blocks: nn.ModuleList
     norm: nn.Module
@@ -77,7 +80,7 @@ class Step:
             assert linear.native is not None
             self.kept.append(linear.native)
             setattr(layer, name, linear.native.matrix)
-        layer.window, layer.chunk = attn.reach.window, attn.reach.chunk
+        layer.window, layer.chunk, layer.turned = attn.reach.window, attn.reach.chunk, bool(block.turned)
 
     def _norm(self, norm: nn.Module) -> int | None:
         if isinstance(norm, nn.Identity):
@@ -105,7 +108,7 @@ class Step:
         positions, rope = positions.contiguous(), rope.expand(2, batch, each, -1).contiguous()
         self.network.slots = slots
         for layer, kept in zip(self.layers, cache, strict=True):
-            layer.keys, layer.values, layer.turned = kept.k.data_ptr(), kept.v.data_ptr(), rope.shape[-1]
+            layer.keys, layer.values = kept.k.data_ptr(), kept.v.data_ptr()
         out = torch.empty(x.shape).copy_(x)
         lib.meristem_step(ctypes.byref(self.network), out.data_ptr(), positions.data_ptr(), rope.data_ptr(),
                           rope.shape[-1], batch * each, each, torch.get_num_threads())

@@ -54,7 +54,7 @@ struct Layer {
     const float *norm1, *norm2, *q_norm, *k_norm;
     Matrix q, k, v, o, gate, up, down;
     void *keys, *values;                                       // [B, groups, slots, head_dim] in the compute type
-    i64 window, chunk, turned;                                 // reach; how many numbers of a head are rotated
+    i64 window, chunk, turned;                                 // reach; whether it has rotary positions
 };
 
 struct Network {
