@@ -205,7 +205,7 @@ def other_head(family: str, config: Any, module: torch.nn.Module,
 
 def objective_of(part: Part, module: torch.nn.Module, codec: Codec) -> Objective:
     """The objective class of `objectives/<name>.py` around `module`, which is told what it asks of the codec."""
-    return make(part.name, module, part.fields, {"codec": codec, "end": codec.end, "vocabulary": codec.hash})
+    return make(part.name, module, part.fields, codec)
 
 
 def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str) -> Source:
