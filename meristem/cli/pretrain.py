@@ -38,7 +38,7 @@ def pretrain(
     run, folder = requested(recipe, edits or [], out, source)
     if run.adapt or run.base:
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
-    return execute(run, folder, fresh)
+    return execute(run, folder, fresh, source)
 
 
 def requested(recipe: str, words: list[str], out: Path | None, source: Path | None) -> tuple["Run", Path]:
@@ -60,13 +60,14 @@ def requested(recipe: str, words: list[str], out: Path | None, source: Path | No
     return edit(from_dict(Run, read_file(source / "recipe.json")), changes), (out or source).expanduser()
 
 
-def execute(run: "Run", folder: Path, fresh: bool) -> Answer:
+def execute(run: "Run", folder: Path, fresh: bool, source: Path | None = None) -> Answer:
     """Train, watched; the answer is result.json and what to do next."""
     from meristem.core.files import read_json
+    from meristem.train.run import SKIPS
     from meristem.train.run import pretrain as train
     verb = "adapt" if run.adapt or run.base else "pretrain"
     with resumable(shell("meristem", "pretrain", "--from", folder)), shown(verb) as progress:
-        train(run, folder, progress=progress, fresh=fresh)
+        train(run, folder, progress=progress, fresh=fresh, skips=source / SKIPS if source else None)
     result = read_json(folder / "result.json")
     loss = f", validation loss {result['validation']:.4f}" if result.get("validation") is not None else ""
     then = shell("meristem", "generate", folder, "def ")

@@ -36,6 +36,7 @@ class Train:
     decay: float = 0.2                  # wsd: the last share of steps, falling linearly to `floor`
     floor: float = 0.1                  # last learning rate over the peak
     clip: float = 1.0                   # largest gradient norm
+    guard: bool = True                  # refuse steps that spike, go back when the loss blows up (train.guard)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True                # torch.compile, region by region; needs a C++ compiler
     save_seconds: float = 60.0          # wall-clock between checkpoints

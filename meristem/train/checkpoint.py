@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meristem.core.errors import MachineError, RequestError
+from meristem.core.errors import MachineError, MeristemError, RequestError
 from meristem.core.faults import point
 from meristem.core.files import committed, read_json, verify
 from meristem.core.progress import SILENT, Progress
@@ -125,14 +126,18 @@ class Checkpoints:
             self.progress.warn(f"checkpoint of step {step} could not be written ({why}); "
                                "training goes on, older ones are intact")
 
-    def newest(self) -> Found | None:
+    def newest(self, last: int | None = None) -> Found | None:
         """The newest checkpoint that verifies, as (step, tensors, meta); None when the run has none yet.
+
+        `last`: none of a later step than this.
 
         Damaged ones are renamed `bad-step-N` and the reason is reported. MachineError when there are only damaged ones:
         a run never starts again from nothing by itself.
         """
         self._sweep()
         for step, path in sorted(self._steps(), reverse=True):
+            if last is not None and step > last:
+                continue
             reason = verify(path)
             if not reason:
                 try:
@@ -145,6 +150,16 @@ class Checkpoints:
             raise MachineError(f"every checkpoint in {self.folder} is damaged ({', '.join(bad)}); "
                                "restore one, or start over from step 0 with --fresh")
         return None
+
+    def forget(self, stale: Callable[[int, dict[str, Any]], bool]) -> None:
+        """Delete the checkpoints whose step and meta are `stale`; one that cannot be read is left to `newest`."""
+        self.wait()
+        for step, path in self._steps():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, MeristemError):
+                if stale(step, read_json(path / STATE)["meta"]):
+                    doomed = path.with_name(f".tmp-old-{path.name}")
+                    os.rename(path, doomed)
+                    shutil.rmtree(doomed, ignore_errors=True)
 
     def discard(self) -> None:
         """Delete every checkpoint, damaged ones too: what `--fresh` does."""

@@ -75,7 +75,7 @@ def draw(progress: Progress) -> Hook:
             progress.update(trainer.step, loss=state["loss"], seconds_left=left, validation=facts.get("validation"),
                             tokens_per_second=facts.get("tokens_per_second"), share_of_peak=facts.get("share_of_peak"))
         if facts["skipped"]:
-            progress.warn(f"step {trainer.step} was skipped: its loss or gradient is not finite")
+            progress.warn(f"step {trainer.step} was skipped: {facts['skipped']}")
     return hook
 
 

@@ -1,10 +1,11 @@
 """The one training loop. Every paradigm in `objectives/` runs through `Trainer.update`.
 
-    source(step) -> prepare -> loss / global weight -> backward -> clip -> skip if not finite -> step -> after_step
+    source(step) -> prepare -> loss / global weight -> backward -> guard -> clip -> step -> after_step
 
 Data and randomness are functions of (seed, step), never of history, so a resumed run draws what an unbroken run would
 have drawn and nothing about generators needs saving. The loss of a step is the sum over all its micro-batches divided
-by the count of trained targets in all of them, so micro-batching never changes what is minimised.
+by the count of trained targets in all of them, so micro-batching never changes what is minimised. A step that the guard
+refuses changes nothing; when the weights are bad already, `fit` goes back to a checkpoint and round the guilty batches.
 """
 import math
 import signal
@@ -16,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meristem.core.errors import MachineError
 from meristem.core.faults import point
 from meristem.core.random import seed_of
 from meristem.core.run import Train
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
 from meristem.train.checkpoint import Checkpoints
+from meristem.train.guard import MARGIN, Detour, Detours, Guard, Lost
 from meristem.train.optim import Optimizer, schedule
 
 Facts = dict[str, Any]
@@ -40,21 +43,27 @@ class Trainer:
     """Runs `objective` on `source(step)` for `config.steps` updates; `hooks` see each step's facts."""
 
     def __init__(self, objective: Objective, source: Callable[[int], list[Batch]], config: Train, *, seed: int = 0,
-                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | None = None):
+                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | None = None, detours: Detours | None = None):
         self.objective, self.source, self.config, self.seed = objective, source, config, seed
         self.hooks, self.checkpoints = list(hooks), checkpoints
         self.optim = Optimizer(objective, config)
+        self.guard, self.detours = Guard(), detours or Detours()
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.saved = time.monotonic()
 
     def fit(self) -> Facts:
-        """Train to the last step and return its facts; a signal saves and raises `Interrupted`."""
+        """Train to the last step and return its facts.
+
+        A signal saves and raises `Interrupted`; a blow-up raises `Lost`, after which `go_back` mends the run.
+        """
         facts: Facts = {}
         self.objective.train()
+        if self.step == 0 and self.config.guard:
+            self.save()                                        # a blow-up in the first minute has somewhere to go back
         with stop_asked() as asked:
             while self.step < self.config.steps:
                 start = time.perf_counter()
-                facts = self.update(self.source(self.step))
+                facts = self.update(self.source(self.detours.place(self.step)))
                 self.step += 1
                 elapsed = time.perf_counter() - start
                 self.tokens += facts["targets"]
@@ -62,6 +71,8 @@ class Trainer:
                 facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
                 for hook in self.hooks:
                     hook(self, facts)
+                if self.config.guard and (first := self.guard.lost) is not None:
+                    raise Lost(first, self.step, facts["skipped"] or "its loss has been rising")
                 if asked:
                     self.save(wait=True)
                     raise Interrupted(asked[0])
@@ -88,19 +99,41 @@ class Trainer:
                 sums[key] = sums.get(key, torch.zeros(())) + value.detach().float()
         point("step.backward")
         norm = nn.utils.get_total_norm([p.grad for p in self.optim.params if p.grad is not None])
-        if float(norm) > self.config.clip:                     # else a pass over all gradients that multiplies by 1
-            nn.utils.clip_grads_with_norm_(self.optim.params, self.config.clip, norm)
+        facts: Facts = {key: float(value) / share for key, value in sums.items()}
+        skipped = self.refusal(facts["loss"] if share == total else math.nan, float(norm))
         lr = self.config.lr * schedule(self.config, self.step)
-        skipped = share != total or not bool(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
         if skipped:                                            # a NaN never reaches the weights
             self.optim.drop()
             self.objective.after_skip()
         else:
+            if float(norm) > self.config.clip:                 # else a pass over all gradients that multiplies by 1
+                nn.utils.clip_grads_with_norm_(self.optim.params, self.config.clip, norm)
             self.optim.step(lr)
             self.objective.after_step(self.step)
         point("step.end")
-        facts: Facts = {key: float(value) / share for key, value in sums.items()}
         return facts | {"lr": lr, "grad_norm": float(norm), "targets": 0 if skipped else int(total), "skipped": skipped}
+
+    def refusal(self, loss: float, norm: float) -> str:
+        """Why this step is not applied, or ""."""
+        if self.config.guard:
+            return self.guard.judge(loss, norm)
+        return "" if math.isfinite(loss) and math.isfinite(norm) else "its loss or gradient is not finite"
+
+    def go_back(self, lost: Lost) -> Detour:
+        """Return to the newest checkpoint before a blow-up, its batches struck from the order for good.
+
+        MachineError when there is no such checkpoint, or when this has happened too often.
+        """
+        assert self.checkpoints is not None
+        self.checkpoints.wait()
+        found = self.checkpoints.newest(max(0, lost.first - MARGIN))
+        if found is None:
+            raise MachineError(f"training diverged at step {lost.stop} ({lost.why}) and no checkpoint is older: start "
+                               "again with a lower train.lr") from None
+        detour = self.detours.add(lost, found[0])
+        resumed = self.resume()
+        assert resumed
+        return detour
 
     def save(self, wait: bool = False) -> None:
         """Hand the whole training state to the checkpointer (asynchronous unless `wait`)."""
@@ -108,18 +141,24 @@ class Trainer:
         if self.checkpoints is None:
             return
         tensors = {"model": dict(self.objective.state_dict()), "optim": self.optim.state()}
-        self.checkpoints.save(self.step, tensors, {"tokens": self.tokens, "seconds": self.seconds, "seed": self.seed})
+        self.checkpoints.save(self.step, tensors, {
+            "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
+            "detours": len(self.detours.all)})
         if wait:
             self.checkpoints.wait()
 
     def resume(self) -> bool:
         """Go on from the newest good checkpoint; False when there is none."""
-        found = self.checkpoints.newest() if self.checkpoints else None
+        if self.checkpoints is None:
+            return False
+        self.checkpoints.forget(lambda step, meta: self.detours.stale(step, meta["detours"]))
+        found = self.checkpoints.newest()
         if found is None:
             return False
         step, tensors, meta = found
         self.objective.load_state_dict(tensors["model"])
         self.optim.restore(tensors["optim"])
+        self.guard.restore(meta["guard"])
         self.step, self.tokens, self.seconds = step, meta["tokens"], meta["seconds"]
         return True
 
