@@ -8,6 +8,7 @@ samples.jsonl, checkpoints/, model/ (Hugging Face layout), adapter/ (PEFT layout
 result.json.
 """
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,10 +44,11 @@ from meristem.plan.cost import Cost
 from meristem.plan.energy import Meter
 from meristem.train import hooks
 from meristem.train.checkpoint import Checkpoints
+from meristem.train.guard import Detours, Lost
 from meristem.train.trainer import Trainer, compile_regions
 
 RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
-ENERGY = "energy.json"
+ENERGY, SKIPS = "energy.json", "skips.jsonl"
 VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
 SAMPLE_TOKENS = 64
@@ -75,8 +77,11 @@ class Parts:
         return Cost.of(self.objective.model, self.run.train.context).training_flops_full
 
 
-def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False) -> Path:
+def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False,
+             skips: Path | None = None) -> Path:
     """Train `run` in `folder` (also adaptation: `run.base` and `run.adapt` set) and return the folder.
+
+    `skips`: the skips.jsonl of a run that is repeated, which tells what batches it left out.
 
     Goes on from the newest good checkpoint, or returns at once when the run is finished. RequestError when the folder
     holds another run; `fresh` discards what is there; `Interrupted` after a signal, with everything saved.
@@ -87,28 +92,41 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     with Checkpoints(folder / "checkpoints", run.train.keep, progress) as checkpoints:
         if fresh:
             checkpoints.discard()
-            for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY):
+            for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY, SKIPS):
                 (folder / name).unlink(missing_ok=True)
         if (folder / RESULT).exists():
             progress.say(f"{folder} is finished; --fresh trains it again")
             return folder
         write_json(folder / RECIPE, to_dict(run))
+        if skips and skips.exists() and not (folder / SKIPS).exists():
+            shutil.copyfile(skips, folder / SKIPS)
         with metered(folder / ENERGY, progress) as meter:
             parts = assemble(run, progress)
             log_manifest(folder, parts, progress)
-            trainer = trainer_of(parts, checkpoints)
+            trainer = trainer_of(parts, checkpoints, Detours(folder / SKIPS))
             if trainer.resume():
                 progress.say(f"going on from step {trainer.step} of {run.train.steps}")
-            log = hooks.Log(folder / LOG, trainer.step)
-            trainer.hooks = [*run_hooks(parts, folder, progress), log, lambda trainer, facts: meter.tick()]
+            watch = [*run_hooks(parts, folder, progress), lambda trainer, facts: meter.tick()]
             progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
             started = time.perf_counter()
-            try:
-                facts = trainer.fit()
-            finally:
-                log.close()
+            facts = fit(trainer, folder / LOG, watch, progress)
             finish(parts, folder, facts, time.perf_counter() - started)
     return folder
+
+
+def fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progress) -> dict[str, Any]:
+    """Train to the end, logging to `path`, however often a blow-up sends the run back; the facts of the last step."""
+    while True:
+        log = hooks.Log(path, trainer.step)
+        trainer.hooks = [*watch, log]
+        try:
+            return trainer.fit()
+        except Lost as lost:
+            detour = trainer.go_back(lost)
+            progress.warn(f"step {detour.at}: {detour.why}; back to step {detour.to}, and batches {detour.first} to "
+                          f"{detour.stop - 1} are left out from now on ({SKIPS})")
+        finally:
+            log.close()
 
 
 @contextmanager
@@ -251,11 +269,12 @@ def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
     return load_codec(folder)
 
 
-def trainer_of(parts: Parts, checkpoints: Checkpoints | None = None) -> Trainer:
+def trainer_of(parts: Parts, checkpoints: Checkpoints | None = None, detours: Detours | None = None) -> Trainer:
     """The trainer of assembled parts, its regions compiled when the recipe asks and this machine can."""
     if parts.run.train.compile and machine.has_compiler():
         compile_regions(parts.objective)
-    return Trainer(parts.objective, parts.source, parts.run.train, seed=parts.run.seed, checkpoints=checkpoints)
+    return Trainer(parts.objective, parts.source, parts.run.train, seed=parts.run.seed, checkpoints=checkpoints,
+                   detours=detours)
 
 
 def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook]:
