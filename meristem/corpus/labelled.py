@@ -3,6 +3,7 @@
     {"text": "a moving film", "label": "positive"}                              # the class of a text
     {"words": ["Ann", "left", "Rome"], "labels": ["PERSON", "O", "PLACE"]}      # a class for each word
     {"text": "Ann left Rome.", "question": "Who left?", "answer": [0, 3]}       # characters of the text
+    {"input": "reverse: abc", "target": "cba"}                                  # for encoder-decoders (data.pairs)
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
@@ -18,7 +19,7 @@ from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.random import seed_of
 from meristem.corpus import licence
-from meristem.corpus.store import LEDGER, SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.store import FIELDS, LEDGER, SPLITS, SUMMARY, Corpus, line
 
 SHARE = 0.1                             # of the rows for test, and the same for validation
 Row = dict[str, Any]
@@ -96,9 +97,10 @@ def _read(path: Path) -> Iterator[Row]:
                 raise RequestError(f"{path}:{number}: {error}") from None
             if problem := _problem(row):
                 raise RequestError(f"{path}:{number}: {problem}")
-            kept = {key: row[key] for key in ("text", "label", "words", "labels", "question", "answer") if key in row}
+            kept = {key: row[key] for key in FIELDS if key in row}
             kept |= {"label": str(row["label"])} if "label" in row else {}
             kept |= {"text": " ".join(row["words"])} if "words" in row else {}
+            kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row else {}
             key = files.digest_bytes(json.dumps(kept, sort_keys=True))
             yield {"id": key, "path": f"{path.name}:{number}", "kind": "labelled", "licence": terms, **kept}
 
@@ -107,6 +109,9 @@ def _problem(row: Any) -> str:
     """What is wrong with a row, or ""."""
     if not isinstance(row, dict):
         return "a row is an object with text and label"
+    if "input" in row or "target" in row:
+        fine = all(isinstance(row.get(key), str) and row[key].strip() for key in ("input", "target"))
+        return "" if fine else "input and target are texts that are not empty"
     words, labels = row.get("words"), row.get("labels")
     if words is not None or labels is not None:
         fine = isinstance(words, list) and isinstance(labels, list) and len(words) == len(labels) > 0

@@ -18,7 +18,8 @@ from meristem.core.errors import MachineError, RequestError, nearest
 from meristem.core.types import Document
 
 SPLITS = ("train", "validation", "test")
-FIELDS = ("text", "label", "words", "labels", "question", "answer")      # all but text: corpus.labelled
+# What a document may have; all but text come from corpus.labelled.
+FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 
 

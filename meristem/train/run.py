@@ -32,10 +32,11 @@ from meristem.core.run import Run
 from meristem.core.types import Batch
 from meristem.corpus.labelled import is_labelled, labelled
 from meristem.corpus.store import Corpus
-from meristem.data import encoders, examples
+from meristem.data import encoders, examples, pairs
 from meristem.data.loader import Packed, separate, sweep
 from meristem.data.shards import Shards, tokenise
 from meristem.generate.autoregressive import generate
+from meristem.generate.seq2seq import EncoderDecoder
 from meristem.hub import hf
 from meristem.hub.cache import lasting
 from meristem.nn.linear import compute_in
@@ -208,16 +209,18 @@ def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 def other_head(family: str, config: Any, module: torch.nn.Module,
                fields: dict[str, Any]) -> tuple[Any, torch.nn.Module]:
-    """The base model with another head (new weights, seeded) on its own body; RequestError for a field it has not."""
+    """The base model with another head (new weights, seeded) on its own body: its shape stays the base's.
+
+    RequestError for a family without heads.
+    """
     entry = registry.load("models", family)
-    wanted = from_dict(entry.Config, {**to_dict(config), **fields})
+    kept = {key: fields[key] for key in ("head", "labels", "dropout") if key in fields}
+    wanted = from_dict(entry.Config, {**to_dict(config), **kept})
     if wanted == config:
         return config, module
     config, old = wanted, module.state_dict()
     made = entry.Model(config)
-    kept = {name: tensor for name, tensor in made.state_dict().items() if not name.startswith("head.")}
-    made.load_state_dict({name: old[name] for name in kept if name in old and old[name].shape == kept[name].shape},
-                         strict=False)
+    made.load_state_dict({n: old[n] for n in made.state_dict() if n in old and not n.startswith("head.")}, strict=False)
     return config, made
 
 
@@ -233,6 +236,8 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     if run.data.examples in encoders.ENTRIES:
         given = encoders.Given(corpus, codec, shards.split(split), t.context, (t.batch, seed, t.micro))
         return encoders.source(run.data.examples, given)
+    if run.data.examples == pairs.ENTRY:
+        return pairs.Pairs(pairs.texts(corpus, split), codec, t.context, t.batch, seed, micro=t.micro)
     if run.data.examples:
         found = examples.find(run.data.examples)(corpus, split)
         return examples.Completions(found, codec, t.context, t.batch, seed, micro=t.micro)
@@ -252,6 +257,8 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards) -> list[
     source = source_of(run, corpus, codec, shards, "validation")
     if isinstance(source, encoders.Source):
         return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))
+    if isinstance(source, pairs.Pairs):
+        return list(source.held_out(t.micro or t.batch, VALIDATION_TOKENS))
     assert isinstance(source, examples.Completions)
     steps = max(1, min(source.order.n // t.batch, VALIDATION_TOKENS // (t.batch * t.context)))
     return [batch for step in range(steps) for batch in source(step)]
@@ -284,6 +291,8 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
     def text() -> str:
         prompt = first_prompt(held_out[0])
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            if isinstance(parts.objective.model, EncoderDecoder):
+                return first_answer(parts)
             made = generate(parts.objective.model, [prompt], length=SAMPLE_TOKENS, temperature=0.8, top_p=0.95,
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
@@ -291,6 +300,17 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
     return [hooks.rates(parts.flops_per_token, lambda fresh: machine.measured(fresh).peak),
             hooks.every(t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out)),
             hooks.samples(folder / SAMPLES, t.sample_every, text, progress), hooks.draw(progress)]
+
+
+def first_answer(parts: Parts) -> str:
+    """What an encoder-decoder makes of the first source of the held-out data: "source -> answer"."""
+    torch.manual_seed(seed_of(parts.run.seed, "sample"))
+    batch = parts.objective.prepare(parts.held_out[0])
+    row = batch["source"][0]
+    row = row[batch["source_segments"][0] == 0] if "source_segments" in batch else row
+    made = generate(parts.objective.model, [batch["tokens"][0, :1].numpy()], length=SAMPLE_TOKENS,
+                    stop={parts.codec.end}, source=[row.numpy()])
+    return f"{parts.codec.decode(row.numpy())} -> {parts.codec.decode(made[0].tokens)}"
 
 
 def first_prompt(batch: Batch) -> np.ndarray:
