@@ -26,6 +26,7 @@ from meristem.adapt import lora
 from meristem.codecs.base import Codec
 from meristem.codecs.chat import Chat, Message
 from meristem.core.errors import RequestError
+from meristem.generate import infill
 from meristem.generate.sampling import Sampling
 from meristem.generate.score import logprobs
 from meristem.generate.text import Completion, complete, whole
@@ -81,12 +82,31 @@ class Model:
         made = self.complete([prompt], sampling, on_text=on_text and (lambda row, piece: on_text(piece)), draft=draft)
         return whole(made[0], sampling).text
 
+    def infill(self, prefix: str, suffix: str, sampling: Sampling | None = None, *, length: int | None = None,
+               temperature: float | None = None, seed: int | None = None, spm: bool = False) -> str:
+        """What the model writes between two texts; it must have been trained to (objectives.fill_in_the_middle).
+
+        Where both are too long for the context, what lies farthest from the gap is left out. Settings as in
+        `generate`; `spm` gives the suffix before the prefix. RequestError for a tokenizer without sentinels.
+        """
+        given: dict[str, Any] = {"length": length, "temperature": temperature, "seed": seed}
+        sampling = replace(sampling or CREATIVE, **{name: value for name, value in given.items() if value is not None})
+        return whole(self.complete([prefix], sampling, suffix=suffix, spm=spm)[0], sampling).text
+
     def complete(self, prompts: Sequence[str], sampling: Sampling | None = None, *,
-                 on_text: Callable[[int, str], None] | None = None,
-                 draft: "Model | None" = None) -> list[Completion]:
-        """As `generate`, many prompts in a batch, with tokens, log-probabilities and why each one ended."""
-        rows = [np.concatenate([[self.codec.end], self.codec.encode(prompt)]) for prompt in prompts]
-        return complete(self.module, self.codec, rows, sampling or CREATIVE, on_text=on_text,
+                 on_text: Callable[[int, str], None] | None = None, draft: "Model | None" = None,
+                 suffix: str | None = None, spm: bool = False) -> list[Completion]:
+        """As `generate`, many prompts in a batch, with tokens, log-probabilities and why each one ended.
+
+        With a `suffix`, what belongs between each prompt and it, as in `infill`.
+        """
+        sampling = sampling or CREATIVE
+        if suffix is None:
+            rows = [np.concatenate([[self.codec.end], self.codec.encode(prompt)]) for prompt in prompts]
+        else:
+            room = max(1, self.config.context - sampling.length)
+            rows = [infill.prompt(self.codec, prompt, suffix, spm, room) for prompt in prompts]
+        return complete(self.module, self.codec, rows, sampling, on_text=on_text,
                         draft=draft.module if draft else None, also=self.ends)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, *, tools: Sequence[Message] = (),

@@ -14,8 +14,10 @@ GUESSES = 4                             # tokens guessed ahead when a draft mode
 def generate(
     model: Annotated[Path, typer.Argument(help="A model folder or run folder.", show_default=False)],
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads standard input.", show_default=False)],
+    suffix: Annotated[str | None, typer.Option(help="Write what belongs between the prompt and this text; for models "
+                                                    "trained with objective fill_in_the_middle.")] = None,
     length: Annotated[int, typer.Option(help="At most so many new tokens.", min=1)] = 128,
-    temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest token. Default 0.8; 0 with --beams.",
+    temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest token. Default 0.8, 0 with beams.",
                                                       min=0.0, show_default=False)] = None,
     top_k: Annotated[int, typer.Option(help="Sample among the k likeliest; 0 = all.", min=0)] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest that hold this much probability.",
@@ -30,14 +32,14 @@ def generate(
     length_penalty: Annotated[float, typer.Option(help="Beams: score = log-probability / tokens^this.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     regex: Annotated[str | None, typer.Option(help="The whole output must match this regular expression.")] = None,
-    schema: Annotated[Path | None, typer.Option(help="The output must be JSON of the JSON schema in this file.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="The output must be JSON of the schema in this file.")] = None,
     draft: Annotated[Path | None, typer.Option(help="A smaller model of the same tokenizer guesses ahead.")] = None,
     ahead: Annotated[int, typer.Option(help="Tokens guessed at once: by --draft, else looked up in the text.",
                                        min=0)] = 0,
     logprobs: Annotated[int, typer.Option(help="With --json: the likeliest so many tokens of each place.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.")] = 0,
 ) -> Answer:
-    """Let a model go on from a prompt; the same seed gives the same text.
+    """Let a model go on from a prompt, or fill the gap before --suffix; the same seed gives the same text.
 
     Example: meristem generate runs/llama "def read_lines(path):" --temperature 0.5
 
@@ -59,14 +61,15 @@ def generate(
         stop=tuple(stop or ()), regex=regex, schema=wanted, ahead=ahead or (GUESSES if guide else 0),
         top_logprobs=logprobs, seed=seed)
     loaded = load(folder)
-    made = whole(loaded.complete([text], sampling, draft=load(guide) if guide else None)[0], sampling)
+    done = loaded.complete([text], sampling, draft=load(guide) if guide else None, suffix=suffix)
+    made = whole(done[0], sampling)
     facts: dict[str, Any] = {"model": str(folder), "prompt": text, "text": made.text, "seed": seed,
                              "tokens": len(made.tokens), "reason": made.reason}
     if logprobs:
         decode = loaded.codec.decode
         facts["logprobs"] = [{"token": decode([token]), "logprob": p, "top": [[decode([t]), q] for t, q in top]}
                              for token, p, top in zip(made.tokens, made.logprobs, made.top, strict=True)]
-    return Answer(facts, text + made.text)
+    return Answer(facts, text + made.text + (suffix or ""))
 
 
 def _schema(path: Path) -> dict[str, Any]:

@@ -47,8 +47,17 @@ class Sentinels:
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
-def prompt(codec: Codec, prefix: str, suffix: str, spm: bool = False) -> np.ndarray:
-    """The ids after which a model writes what belongs between two texts, taken as one document."""
+def prompt(codec: Codec, prefix: str, suffix: str, spm: bool = False, room: int = 0) -> np.ndarray:
+    """The ids after which a model writes what belongs between two texts, taken as one document.
+
+    `room` > 0: at most so many ids; what lies farthest from the gap is left out, from both sides alike.
+    """
     before, after = codec.encode_batch([prefix, suffix])
-    row = Sentinels.of(codec).arrange(before, np.empty(0, np.int64), after, spm)
+    sentinels, keep = Sentinels.of(codec), room - 4            # three sentinels and the end token
+    if 0 < room <= 4:
+        raise RequestError(f"{room} tokens leave no room for the text around a gap; ask for fewer new tokens")
+    if 0 < room < len(before) + len(after) + 4:
+        after = after[:max(keep // 2, keep - len(before))]
+        before = before[len(before) + len(after) - keep:]
+    row = sentinels.arrange(before, np.empty(0, np.int64), after, spm)
     return np.concatenate([[codec.end], row])

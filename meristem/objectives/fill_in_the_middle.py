@@ -23,6 +23,7 @@ from torch import nn
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
 from meristem.core.types import Batch
+from meristem.data.loader import separate
 from meristem.generate.infill import Sentinels
 from meristem.objectives.next_token import NextToken
 
@@ -53,12 +54,10 @@ class FillInTheMiddle(NextToken):
     def prepare(self, batch: Batch) -> Batch:
         """Rearrange the documents of each row; tokens [B, T+1] and weight [B, T] keep their shapes.
 
-        RequestError for a batch with prompts or several segments: those are examples, not documents.
+        RequestError for a batch with prompts: those are examples, not documents.
         """
         if self.rate == 0:
             return batch
-        if "segments" in batch:
-            raise RequestError("fill_in_the_middle packs documents by itself; unset what else packs or pads rows")
         rng = np.random.default_rng(int(torch.randint(1 << 62, ())))
         tokens, counts = batch["tokens"].cpu().numpy(), batch["weight"].cpu().numpy() > 0
         made, weight = np.full_like(tokens, self.codec.end), np.zeros(counts.shape, dtype=np.float32)
@@ -66,15 +65,16 @@ class FillInTheMiddle(NextToken):
             length = int(counted.sum()) + 1                    # 1 in a row that is all padding
             if not counted[:length - 1].all():
                 raise RequestError("fill_in_the_middle needs whole documents; unset data.examples")
-            new = self.rearranged(ids[:length], rng) if length > 1 else ids[:0]
-            made[row, :len(new)], weight[row, :max(0, len(new) - 1)] = new, 1.0
+            if length > 1:
+                new = self.rearranged(ids[:length], len(ids), rng)
+                made[row, :len(new)], weight[row, :len(new) - 1] = new, 1.0
         place = {"device": batch["tokens"].device}
-        return {**batch, "tokens": torch.tensor(made, **place), "weight": torch.tensor(weight, **place)}
+        out = {**batch, "tokens": torch.tensor(made, **place), "weight": torch.tensor(weight, **place)}
+        return separate(out, self.codec.end) if "segments" in batch else out
 
-    def rearranged(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One row of documents, at most as long as it was."""
+    def rearranged(self, ids: np.ndarray, room: int, rng: np.random.Generator) -> np.ndarray:
+        """One row of documents, made at most `room` tokens long (it may grow into its padding)."""
         out: list[np.ndarray] = []
-        room = len(ids)
         for document in np.split(ids, np.flatnonzero(ids == self.codec.end) + 1):
             out.append(self.document(document, room, rng)[:room])
             room -= len(out[-1])

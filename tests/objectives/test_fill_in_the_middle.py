@@ -10,6 +10,7 @@ from meristem import codecs
 from meristem.codecs import bpe, char
 from meristem.core.errors import RequestError
 from meristem.corpus import find
+from meristem.data.loader import separate
 from meristem.generate.infill import SPELLED, STARCODER, Sentinels, prompt
 from meristem.models.starcoder2 import Config, Model
 from meristem.objectives.fill_in_the_middle import FillInTheMiddle
@@ -151,8 +152,24 @@ def test_padding_of_a_split_stays_padding(codec: bpe.Bpe) -> None:
     batch["weight"][2, 20:], batch["tokens"][2, 21:] = 0.0, codec.end
     batch["weight"][3], batch["tokens"][3] = 0.0, codec.end
     made = FillInTheMiddle(model(codec), codec, rate=1.0).prepare(batch)
-    assert 0 < made["weight"][2].sum() <= 20 and made["weight"][3].sum() == 0
+    assert 20 <= made["weight"][2].sum() <= 20 + 3 * 4 and made["weight"][3].sum() == 0     # sentinels move into it
     assert (made["tokens"][3] == codec.end).all()
+
+
+def test_documents_kept_apart_stay_apart(codec: bpe.Bpe) -> None:
+    """data.packing=separate: each rearranged document is a segment, and its loss is that of the document alone."""
+    module = model(codec, 256)
+    batch = separate(rows(codec, ["x = 1\n" * 3, "def f():\n    pass\n"] * 9, 64, batch=2), codec.end)
+    objective = FillInTheMiddle(module, codec, rate=1.0)
+    made = objective.prepare(batch)
+    assert made["segments"].max() >= 2 and not torch.equal(made["segments"], batch["segments"])
+    alone = torch.zeros(())
+    for ids, weight in zip(made["tokens"], made["weight"], strict=True):
+        edges = [0, *(torch.nonzero(ids[:-1] == codec.end)[:, 0]).tolist(), len(ids) - 1]
+        for a, b in zip(edges, edges[1:], strict=False):
+            one = {"tokens": ids[None, a: b + 1], "weight": weight[None, a: b]}
+            alone = alone + (NextToken(module)(one)[0] if b > a else 0)
+    torch.testing.assert_close(objective(made)[0], alone)
 
 
 def test_what_cannot_be_rearranged_is_one_line(codec: bpe.Bpe) -> None:
