@@ -74,6 +74,12 @@ COUNTS = [
     ("starcoder2", "starcoder2-3b", 3_030_371_328),            # StarCoder2 table 6: 3B, 7B, 15B
     ("starcoder2", "starcoder2-7b", 7_173_923_840),
     ("starcoder2", "starcoder2-15b", 15_957_889_024),
+    ("bert", "bert-base", 109_482_240),                        # google-research/bert: 110M, 340M (335.1M exactly)
+    ("bert", "bert-large", 335_141_888),
+    ("bert", "roberta-base", 124_645_632),                     # fairseq examples/roberta: 125M, 355M
+    ("bert", "roberta-large", 355_359_744),
+    ("bert", "distilbert-base", 66_362_880),                   # 66M, without token types and pooler
+    ("bert", "minilm-l6", 22_713_216),                         # the published checkpoint has so many
 ]
 
 
