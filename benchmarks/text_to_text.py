@@ -1,0 +1,125 @@
+"""One text-to-text network for several tasks beside one network a task (T5, row A9 of the feature table).
+
+    python -m benchmarks.text_to_text --out runs/text_to_text [--polarity sentence_polarity.zip]
+
+Tasks, told apart by the words an input begins with: `sort` the letters of a word, `reverse` it, `translate` a number
+from Roman to decimal, `transcribe` a sentence of a made-up language word by word with the adjective moved behind its
+noun, and, with NLTK's sentence_polarity.zip, `sentiment`. Everything made is a function of the seed. The network of
+all tasks trains for the recipe's steps; each network of one task for one epoch of its own rows. Scores are exact
+matches on test rows that no network has seen. The same call goes on where it was; the table is
+benchmarks/results/text_to_text.json.
+"""
+import argparse
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import record
+from meristem.core.config import edit
+from meristem.core.random import seed_of
+from meristem.corpus.labelled import labelled
+from meristem.data.pairs import Pairs, texts
+from meristem.generate.seq2seq import answers
+from meristem.hub import hf
+from meristem.recipes import recipes
+from meristem.train.run import codec_of, pretrain
+
+EACH, ASKED = 4000, 200
+ROMAN = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"),
+         (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
+NOUNS = dict(zip("dog cat house tree river bird stone child".split(), "kel mio dras vent olu pirr gath nin".split(),
+                 strict=True))
+ADJECTIVES = dict(zip("red old small quiet bright heavy".split(), "su bara ti mell oshi dorr".split(), strict=True))
+VERBS = dict(zip("sees follows finds likes carries hears".split(), "vat lorim echa suno bregg hali".split(),
+                 strict=True))
+Rows = list[tuple[str, str]]
+
+
+def roman(number: int) -> str:
+    """A number in Roman letters, lower case."""
+    out = ""
+    for value, letters in ROMAN:
+        out += letters * (number // value)
+        number %= value
+    return out
+
+
+def made(seed: int) -> dict[str, Rows]:
+    """EACH rows of every made task, all different."""
+    rng = np.random.default_rng(seed_of(seed, "tasks"))
+    tasks: dict[str, dict[str, str]] = {"sort": {}, "reverse": {}, "transcribe": {}}
+    while min(map(len, tasks.values())) < EACH:
+        word = "".join(rng.choice(list("abcdefghijklmnopqrst"), rng.integers(3, 9)))
+        tasks["sort"][f"sort: {word}"] = "".join(sorted(word))
+        tasks["reverse"][f"reverse: {word}"] = word[::-1]
+        a, b = (str(x) for x in rng.choice(list(NOUNS), 2))
+        p, q = (str(x) for x in rng.choice(list(ADJECTIVES), 2))
+        v = str(rng.choice(list(VERBS)))
+        tasks["transcribe"][f"transcribe: {p} {a} {v} {q} {b}"] = (
+            f"{NOUNS[a]} {ADJECTIVES[p]} {VERBS[v]} {NOUNS[b]} {ADJECTIVES[q]}")
+    numbers = {f"translate: {roman(n)}": str(n) for n in range(1, 4000)}
+    return {"translate": list(numbers.items()), **{name: list(rows.items())[:EACH] for name, rows in tasks.items()}}
+
+
+def polarity(path: Path) -> Rows:
+    """NLTK's sentence_polarity.zip (Pang & Lee 2005) as rows, letters and spaces only."""
+    rows: Rows = []
+    with zipfile.ZipFile(path) as archive:
+        for name, label in (("neg", "bad"), ("pos", "good")):
+            member = next(n for n in archive.namelist() if n.endswith(f".{name}"))
+            for text in archive.read(member).decode("latin-1").splitlines():
+                plain = " ".join("".join(c if c.isascii() and c.isalpha() else " " for c in text.lower()).split())
+                rows.append((f"sentiment: {plain}", label))
+    return list(dict(rows).items())
+
+
+def run(name: str, rows: Rows, out: Path, epoch: bool, seed: int) -> Path:
+    """Train the recipe on some rows (for one epoch, or as long as it says) and return the run folder."""
+    path = out / f"{name}.jsonl"
+    if not path.exists():
+        path.write_text("".join(json.dumps({"input": a, "target": b}) + "\n" for a, b in rows))
+    recipe = edit(recipes()["text_to_text"](), {"data.corpus": str(path), "seed": seed, "train.compile": False})
+    if epoch:
+        corpus = labelled(path)
+        t, codec = recipe.train, codec_of(recipe.data.codec, corpus)
+        source = Pairs(texts(corpus, "train"), codec, t.context, t.batch, 0)
+        steps = -(-len(source.rows["tokens"]) // t.batch)
+        recipe = edit(recipe, {"train.steps": steps, "train.warmup": min(20, steps // 5 + 1), "train.validate_every": 0})
+    return pretrain(recipe, out / name)
+
+
+def exact(folder: Path, rows: Rows) -> float:
+    """The share of rows that a run's network answers exactly."""
+    loaded = hf.load(folder)
+    assert loaded.codec is not None
+    said = answers(loaded.module, loaded.codec, [source for source, _ in rows], length=48)
+    return float(np.mean([one == target for one, (_, target) in zip(said, rows, strict=True)]))
+
+
+def main() -> None:
+    """Train, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--polarity", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    tasks = made(given.seed) | ({"sentiment": polarity(given.polarity)} if given.polarity else {})
+    together = run("together", [row for rows in tasks.values() for row in rows], given.out, False, given.seed)
+    test = texts(labelled(given.out / "together.jsonl"), "test")
+    table: dict[str, Any] = {}
+    for name, rows in tasks.items():
+        asked = [row for row in test if row[0].startswith(f"{name}:")][:ASKED]
+        alone = run(name, [row for row in rows if row not in set(test)], given.out, True, given.seed)
+        table[name] = {"asked": len(asked), "together": exact(together, asked), "alone": exact(alone, asked),
+                       "one_epoch_steps": json.loads((alone / "result.json").read_text())["step"]}
+        print(name, table[name], flush=True)
+    record("text_to_text", {"seed": given.seed, "tasks": table,
+                            "steps": json.loads((together / "result.json").read_text())["step"]})
+
+
+if __name__ == "__main__":
+    main()
