@@ -30,11 +30,10 @@ from meristem.train.run import codec_of, pretrain
 EACH, ASKED = 4000, 200
 ROMAN = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"),
          (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
-NOUNS = dict(zip("dog cat house tree river bird stone child".split(), "kel mio dras vent olu pirr gath nin".split(),
-                 strict=True))
-ADJECTIVES = dict(zip("red old small quiet bright heavy".split(), "su bara ti mell oshi dorr".split(), strict=True))
-VERBS = dict(zip("sees follows finds likes carries hears".split(), "vat lorim echa suno bregg hali".split(),
-                 strict=True))
+NOUNS = {"dog": "kel", "cat": "mio", "house": "dras", "tree": "vent", "river": "olu", "bird": "pirr", "stone": "gath",
+         "child": "nin"}
+ADJECTIVES = {"red": "su", "old": "bara", "small": "ti", "quiet": "mell", "bright": "oshi", "heavy": "dorr"}
+VERBS = {"sees": "vat", "follows": "lorim", "finds": "echa", "likes": "suno", "carries": "bregg", "hears": "hali"}
 Rows = list[tuple[str, str]]
 
 
@@ -87,7 +86,8 @@ def run(name: str, rows: Rows, out: Path, epoch: bool, seed: int) -> Path:
         t, codec = recipe.train, codec_of(recipe.data.codec, corpus)
         source = Pairs(texts(corpus, "train"), codec, t.context, t.batch, 0)
         steps = -(-len(source.rows["tokens"]) // t.batch)
-        recipe = edit(recipe, {"train.steps": steps, "train.warmup": min(20, steps // 5 + 1), "train.validate_every": 0})
+        recipe = edit(recipe, {"train.steps": steps, "train.warmup": min(20, steps // 5 + 1),
+                               "train.validate_every": 0})
     return pretrain(recipe, out / name)
 
 
