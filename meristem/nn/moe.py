@@ -137,13 +137,17 @@ def adjust(routed: Iterable[MoE], move: bool = True) -> None:
 def grouped(x: Float[Tensor, "N I"], weight: Float[Tensor, "E O I"], ends: Int[Tensor, "E"]) -> Float[Tensor, "N O"]:
     """Rows ends[e - 1] to ends[e] of x times the e-th matrix, transposed, in the type of x: one call for all experts."""
     weight = weight.to(x.dtype)
-    if torch.compiler.is_compiling():
-        return _grouped(x, weight, ends)
-    return F.grouped_mm(x, weight.mT, offs=ends)
+    align, out = 16 // x.element_size(), weight.shape[1]       # torch's kernel takes rows of whole 16 bytes only
+    if inner := -x.shape[1] % align:
+        x, weight = F.pad(x, (0, inner)), F.pad(weight, (0, inner))
+    if outer := -out % align:
+        weight = F.pad(weight, (0, 0, 0, outer))
+    y = _grouped(x, weight, ends) if torch.compiler.is_compiling() else F.grouped_mm(x, weight.mT, offs=ends)
+    return y[:, :out] if outer else y
 
 
-# The same for torch.compile: torch's own shape function of grouped_mm takes bf16 and multiples of 16 bytes only, though
-# its CPU kernel takes everything. 25 us a call dearer, so eager code does without.
+# The same for torch.compile, whose shape function of grouped_mm knows bf16 only, though the CPU kernel takes fp32 too.
+# An operator written in Python is dearer a call, so eager code does without.
 @torch.library.custom_op("meristem::grouped", mutates_args=())
 def _grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(x.contiguous(), weight.mT, offs=ends)

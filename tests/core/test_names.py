@@ -188,3 +188,18 @@ def test_a_row_with_none_is_our_default_and_their_null() -> None:
         tree["architectures"] = ["PlainLM"]
         assert Windowed(**fields.restore(tree)) == config
         assert fields.export(config)["sliding_window"] == (config.window or None)
+
+
+def test_stacked_matrices_are_joined_row_by_row_and_turned() -> None:
+    """Llama 4's experts: gate and up [E, H, D] of ours are one [E, D, 2 H] of theirs."""
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.up = (nn.Parameter(torch.randn(3, 5, 4)) for _ in range(2))
+    module, names = Experts(), NameMap(("(gate,up)", "gate_up", "T"))
+    theirs = names.export(module)
+    assert theirs["gate_up"].shape == (3, 4, 10)
+    assert torch.equal(theirs["gate_up"][1, :, 5:], module.up[1].T)
+    back = names.restore(theirs, Experts())
+    assert all(torch.equal(back[name], tensor) and back[name].is_contiguous()
+               for name, tensor in module.state_dict().items())

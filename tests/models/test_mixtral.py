@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import save_file
 
 from meristem.core.errors import RequestError
 from meristem.hub import hf
 from meristem.hub.tensors import Tensors
+from meristem.models.mixtral import Config
 from tests.models import parity
 
 SHAPE = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 3,
@@ -48,3 +51,38 @@ def test_transformers_reads_our_folder(name: str, tmp_path: Path) -> None:
 def test_cached_and_uncached_decoding_give_the_same_tokens(name: str) -> None:
     _, module = parity.ours("mixtral", **{**SMALL, **OURS[name], "context": 96})
     parity.check_greedy(module, ROWS)
+
+
+@torch.no_grad()
+def test_expert_biases_are_kept_under_a_name_that_no_mixtral_elsewhere_reads(tmp_path: Path) -> None:
+    config, module = parity.ours("mixtral", **SMALL, balance_rate=0.001)
+    for block in module.blocks:
+        block.mlp.bias.normal_()
+    hf.save(tmp_path / "model", "mixtral", config, module)
+    loaded = hf.load(tmp_path / "model")
+    assert loaded.config == config and torch.equal(loaded.module(ROWS), module(ROWS))
+    _, plain = parity.ours("mixtral", **SMALL)
+    assert not torch.allclose(plain(ROWS), module(ROWS), atol=1e-3), "the biases choose other experts"
+    with pytest.raises((ValueError, KeyError), match="balanced"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+
+
+def test_the_layout_of_transformers_4_with_every_expert_apart(tmp_path: Path) -> None:
+    """On disk an expert is a tensor of its own in both versions; one that is missing is named."""
+    model = parity.theirs("MixtralForCausalLM", "MixtralConfig", **SHAPE, num_local_experts=4)
+    model.save_pretrained(tmp_path / "in")
+    held = {name: t.clone() for name, t in Tensors.open(tmp_path / "in").items()}
+    w1 = [held[f"model.layers.1.block_sparse_moe.experts.{e}.w1.weight"] for e in range(4)]
+    gate = hf.load(tmp_path / "in").module.blocks[1].mlp.experts.gate
+    assert torch.equal(gate, torch.stack(w1)) and gate.shape == (4, 40, 48)
+    gone = "model.layers.2.block_sparse_moe.experts.3.w2.weight"
+    save_file({name: t for name, t in held.items() if name != gone}, tmp_path / "in" / "model.safetensors")
+    with pytest.raises(RequestError, match=f"no tensor {gone} of shape 48x40"):
+        hf.load(tmp_path / "in")
+
+
+def test_a_dense_layer_needs_a_width() -> None:
+    with pytest.raises(ValueError, match="layers without experts need dense_hidden"):
+        Config(layers=4, dense=(1,))
+    with pytest.raises(ValueError, match="dense .* name layers of 4"):
+        Config(layers=4, dense=(4,), dense_hidden=8)

@@ -74,6 +74,12 @@ COUNTS = [
     ("starcoder2", "starcoder2-3b", 3_030_371_328),            # StarCoder2 table 6: 3B, 7B, 15B
     ("starcoder2", "starcoder2-7b", 7_173_923_840),
     ("starcoder2", "starcoder2-15b", 15_957_889_024),
+    ("mixtral", "mixtral-8x7b", 46_702_792_704),               # Mixtral: 47B, 13B active; 141B, 39B active
+    ("mixtral", "mixtral-8x22b", 140_620_634_112),
+    ("mixtral", "qwen3-30b-a3b", 30_532_122_624),              # model cards: 30.5B, 3.3B active; 235B, 22B active
+    ("mixtral", "qwen3-235b-a22b", 235_093_634_560),
+    ("llama4", "llama4-scout", 107_769_861_120),               # 109B with the image encoder; 17B active
+    ("llama4", "llama4-maverick", 400_711_848_960),            # 400B, 17B active
     ("bert", "bert-base", 109_482_240),                        # google-research/bert: 110M, 340M (335.1M exactly)
     ("bert", "bert-large", 335_141_888),
     ("bert", "roberta-base", 124_645_632),                     # fairseq examples/roberta: 125M, 355M

@@ -1,8 +1,10 @@
 """Counts against published numbers and against what torch itself counts."""
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+from meristem.core import registry
 from meristem.core.config import Part, to_dict
 from meristem.models import llama
 from meristem.plan.cost import Cost, decoder_flops, on_meta, palm_flops
@@ -36,6 +38,33 @@ def test_six_n_is_the_linear_part(tied):
     cost = Cost.of(on_meta(Part("llama", SMALL | {"tied": tied})), 32)
     assert 3 * cost.linear_flops == pytest.approx(6 * cost.active, rel=3e-3)
     assert cost.embedding == (0 if tied else 300 * 64) and cost.active == cost.parameters - cost.embedding
+
+
+def test_flops_of_a_mixture_agree_with_torchs_counter_over_a_loop_over_experts():
+    """transformers' eager experts are plain products, which the counter sees; the same shape, tokens routed its way."""
+    config = transformers.MixtralConfig(vocab_size=300, hidden_size=64, intermediate_size=40, num_hidden_layers=2,
+                                        num_attention_heads=4, num_key_value_heads=2, num_local_experts=5,
+                                        num_experts_per_tok=3, experts_implementation="eager",
+                                        attn_implementation="eager")
+    model = transformers.MixtralForCausalLM(config)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(3, 32, dtype=torch.long))
+    mine = {**SMALL, "hidden": 40, "experts": 5, "top_k": 3}
+    cost = Cost.of(on_meta(Part("mixtral", mine)), 32)
+    assert counter.get_total_flops() == pytest.approx(3 * 32 * cost.training_flops_full / 3, rel=0.002)
+    dense = Cost.of(on_meta(Part("mixtral", {**mine, "experts": 3})), 32)                  # what one token meets
+    assert cost.linear_flops - dense.linear_flops == 2 * 2 * 2 * 64, "the router's two rows more, in each layer"
+    assert cost.active - dense.active == 2 * 2 * 64 and dense.idle == 0
+    assert cost.memory(64)["weights"] == 4 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("family", "size", "published"), [
+    ("mixtral", "mixtral-8x7b", 12.9), ("mixtral", "mixtral-8x22b", 39), ("mixtral", "qwen3-30b-a3b", 3.3),
+    ("mixtral", "qwen3-235b-a22b", 22), ("llama4", "llama4-scout", 17), ("llama4", "llama4-maverick", 17)])
+def test_published_active_parameters(family, size, published):
+    """Billions a token meets, embedding table included, as the papers and model cards round them."""
+    cost = Cost.of(on_meta(Part(family, to_dict(registry.load("models", family).SIZES[size]))), 2048)
+    assert (cost.parameters - cost.idle) / 1e9 == pytest.approx(published, rel=0.02)
 
 
 def test_memory_adds_up_by_hand():
