@@ -11,6 +11,7 @@ bf16 model with fp32 master weights is cast once at the start of each.
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -58,10 +59,11 @@ class Network(ctypes.Structure):
 class Step:
     """The blocks and the last norm of a `Fusible` model in one call of the kernel; made by `fused`."""
 
-    def __init__(self, blocks: Sequence[nn.Module], norm: RMSNorm, dtype: torch.dtype):
+    def __init__(self, blocks: Sequence[Any], norm: RMSNorm, dtype: torch.dtype):
         attn, mlp = blocks[0].attn, blocks[0].mlp
         assert isinstance(attn, Attention) and isinstance(mlp, GatedMLP)
-        self.dtype, self.kept = dtype, []
+        self.dtype = dtype
+        self.kept: list[object] = []                           # what the pointers point into
         self.layers = (Layer * len(blocks))()
         for layer, block in zip(self.layers, blocks, strict=True):
             self._fill(layer, block)
@@ -70,7 +72,7 @@ class Step:
                                attn.heads, attn.groups, attn.head_dim, mlp.up.out_features, 0, dtype == torch.bfloat16,
                                attn.scale, norm.eps, head_eps)
 
-    def _fill(self, layer: Layer, block: nn.Module) -> None:
+    def _fill(self, layer: Layer, block: Any) -> None:
         attn, mlp = block.attn, block.mlp
         assert isinstance(attn, Attention) and isinstance(mlp, GatedMLP)
         layer.norm1, layer.norm2 = self._norm(block.norm1), self._norm(block.norm2)
@@ -145,7 +147,7 @@ def compute_type(module: nn.Module) -> torch.dtype | None:
 
 def fused(module: Fusible, dtype: torch.dtype) -> Step | None:
     """The model's blocks in one call, or None where a part is of another kind than the kernel knows."""
-    def plain(block: nn.Module) -> bool:
+    def plain(block: Any) -> bool:
         attn, mlp = block.attn, block.mlp
         return (type(attn) is Attention and attn.reach.causal and type(mlp) is GatedMLP and mlp.activation == "silu"
                 and all(isinstance(n, RMSNorm) for n in (block.norm1, block.norm2))

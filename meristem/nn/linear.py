@@ -25,8 +25,8 @@ class Linear(nn.Linear):
 
     def product(self, dtype: torch.dtype) -> kernel.Product:
         """This layer for the native kernel, computing in `dtype`."""
-        return kernel.Product(self.weight.detach().to(dtype).contiguous(), kernel.KINDS[dtype], *self.weight.shape, dtype,
-                              bias=self.bias)
+        weight = self.weight.detach().to(dtype).contiguous()
+        return kernel.Product(weight, kernel.KINDS[dtype], self.out_features, self.in_features, dtype, bias=self.bias)
 
 
 class Embedding(nn.Embedding):

@@ -25,7 +25,7 @@ def test_no_weight_moves_by_more_than_half_a_step(bits, group, affine, magnitude
     generator = torch.Generator().manual_seed(seed)
     layer = Linear(64, 21, bias=False)
     with torch.no_grad():
-        layer.weight.copy_(torch.randn(21, 64, generator=generator) * 10**magnitude + (0.3 * 10**magnitude if affine else 0))
+        layer.weight.copy_((torch.randn(21, 64, generator=generator) + (0.3 if affine else 0.0)) * 10**magnitude)
     got = QuantisedLinear.of(layer, bits=bits, group=group, affine=affine).weight
     w = layer.weight.detach().view(21, -1, group or 64)
     reach = (w.amax(-1) - w.amin(-1)) / (2**bits - 1) if affine else w.abs().amax(-1) / LEVELS[bits]
@@ -52,7 +52,8 @@ def test_the_forward_is_the_product_with_the_dequantised_matrix():
 def test_an_affine_grid_is_finer_than_a_symmetric_one():
     torch.manual_seed(0)
     layer = Linear(256, 64, bias=False)
-    errors = {a: float((QuantisedLinear.of(layer, bits=4, group=32, affine=a).weight - layer.weight.detach()).square().mean())
+    exact = layer.weight.detach()
+    errors = {a: float((QuantisedLinear.of(layer, bits=4, group=32, affine=a).weight - exact).square().mean())
               for a in (False, True)}
     assert errors[True] < 0.9 * errors[False]
 
