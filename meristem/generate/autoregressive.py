@@ -10,6 +10,7 @@ Settings are in `generate.sampling`; text instead of ids is in `generate.text`.
 """
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
     `grammars` holds one control a row. An encoder-decoder reads `source`, and its prompts begin its answers.
     RequestError for an empty prompt, one that leaves no room in the model's context, or numbers outside their range.
     """
-    given = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    given: dict[str, Any] = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     sampling = replace(sampling or Sampling(), **{k: v for k, v in given.items() if v is not None})
     if sampling.stop or sampling.regex is not None or sampling.schema is not None:
         raise RequestError("stop texts and grammars need a tokenizer: call generate.text.complete")

@@ -30,7 +30,7 @@ class Generation:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False                   # a stop token or `on_token` ended it; a stop token is not in `tokens`
-    top: list[list[tuple[int, float]]] = field(default_factory=list)   # the likeliest tokens of each place and their logp
+    top: list[list[tuple[int, float]]] = field(default_factory=list)   # the likeliest tokens of each place, with logp
     score: float = 0.0                      # of a beam: its log-probability, stop token included, over its length
 
 

@@ -5,8 +5,8 @@ length normalisation: Wu et al. 2016, https://arxiv.org/abs/1609.08144 section 7
 
 Scores, candidates and the moment to stop are those of transformers' beam search with `early_stopping=False`: each step
 takes the best (1 + stop tokens) * beams continuations; those that end among the first `beams` are finished, with
-log-probability / tokens ** length_penalty (the stop token counts); the best that do not end go on; a prompt is done when
-its best open beam could no longer beat its worst finished one.
+log-probability / tokens ** length_penalty (the stop token counts); the best that do not end go on; a prompt is done
+when its best open beam could no longer beat its worst finished one.
 """
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,7 +87,7 @@ def search(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling,
 
 @dataclass
 class _Found:
-    """A continuation: the beam it grows from, its token, both scores, the token's own log-probability and its rivals."""
+    """A continuation: the beam it grows from, its token, the sum so far, its own log-probability, its rivals."""
 
     beam: int
     token: int

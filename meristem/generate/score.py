@@ -14,13 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meristem.generate.base import evaluating, padded
+from meristem.generate.encode import one_way
 
 LONGEST = 16_384                        # tokens a forward pass, padding included
 LOGITS = 1 << 24                        # numbers of a slice of logits: 64 MB in fp32
 
 
 def logprobs(module: nn.Module, rows: Sequence[np.ndarray], batch_tokens: int = LONGEST) -> list[np.ndarray]:
-    """Natural log-probabilities, float32 [n - 1] a row; rows of like length share a pass, order is kept."""
+    """Natural log-probabilities, float32 [n - 1] a row; rows of like length share a pass, order is kept.
+
+    RequestError for an encoder.
+    """
+    one_way(module)
     out: list[np.ndarray] = [np.empty(0, dtype=np.float32)] * len(rows)
     order = sorted((i for i in range(len(rows)) if len(rows[i]) > 1), key=lambda i: len(rows[i]))
     with evaluating(module):

@@ -91,7 +91,7 @@ class Draft:
                 if step < counts[i]:
                     out[i].append(token)
                     shares[i].append(q[i])
-            last = torch.tensor([len(t) + c - 1 for t, c in zip(texts, counts, strict=True)])     # rows that are done wait
+            last = torch.tensor([len(t) + c - 1 for t, c in zip(texts, counts, strict=True)])  # done rows wait there
             tokens, at = new[:, None], torch.minimum(at[:, -1] + 1, last)[:, None]
         return out, None if greedy else shares
 

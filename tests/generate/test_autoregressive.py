@@ -1,36 +1,17 @@
 """Decoding: a row's text depends on its prompt, the seed and its place only, and equals decoding without a cache."""
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from meristem.core.errors import MachineError, RequestError
 from meristem.generate.autoregressive import generate
-from meristem.generate.sampling import Sampling, pick
+from meristem.generate.sampling import Sampling
 from meristem.generate.score import logprobs
 from meristem.models.llama import Config, Model
 from meristem.nn.linear import compute_in
+from tests.generate.small import model, prompts
 
 SAMPLED = {"temperature": 0.9, "top_k": 30, "top_p": 0.95}
-
-
-@cache
-def model() -> Model:
-    """A small random model; every weight is moved, because fresh blocks are the identity."""
-    torch.manual_seed(0)
-    made, generator = Model(Config(vocab=61, context=64, dim=32, layers=2, heads=4, groups=2)).eval(), torch.Generator()
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=generator.manual_seed(p.numel())))
-    return made
-
-
-def prompts(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Ragged rows of 1 to 30 ids."""
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 61, rng.integers(1, 31)) for _ in range(count)]
 
 
 @torch.no_grad()
@@ -92,55 +73,13 @@ def test_on_token_sees_every_token_in_order() -> None:
     assert [r for r, _ in seen[:3]] == [0, 1, 2]
 
 
-def kept(logits: np.ndarray, top_k: int, top_p: float) -> dict[int, float]:
-    """The truncated distribution, token by token as the papers say it."""
-    order = sorted(range(len(logits)), key=lambda i: -logits[i])[:top_k or None]
-    p = np.exp(logits[order] - logits.max())
-    p /= p.sum()
-    total, chosen = 0.0, {}
-    for token, share in zip(order, p, strict=True):
-        if total >= top_p:
-            break
-        chosen[token], total = share, total + share
-    return {token: share / total for token, share in chosen.items()}
-
-
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.7), (9, 0.8), (1, 0.5), (0, 1e-9), (99, 1.0)])
-def test_frequencies_are_the_truncated_softmax(top_k: int, top_p: float) -> None:
-    """60,000 draws; p > 1e-4 by chi-square."""
-    rng = np.random.default_rng(0)
-    logits, count, temperature = rng.normal(size=23).astype(np.float32), 60_000, 0.7
-    at = rng.random(count)
-    drawn = pick(torch.from_numpy(logits).expand(count, -1), at,
-                 Sampling(temperature=temperature, top_k=top_k, top_p=top_p))
-    seen = np.bincount(drawn.numpy(), minlength=23)
-    want = kept(logits.astype(float) / temperature, top_k, top_p)
-    assert set(np.flatnonzero(seen)) <= set(want) and (len(want) == 1 or len(set(np.flatnonzero(seen))) > 1)
-    if len(want) > 1:
-        assert chisquare([seen[i] for i in want], [count * p for p in want.values()]).pvalue > 1e-4
-
-
-def test_the_edges_of_the_interval_stay_on_likely_tokens() -> None:
-    """A token of probability 0 is never drawn, whatever the number; a tiny temperature is greedy."""
-    logits = torch.tensor([[-1e30, 2.0, -1e30, 2.5, -1e30]])
-    for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.99)):
-        ends = [int(pick(logits, np.array([at]), Sampling(temperature=1.0, top_k=top_k, top_p=top_p))) for at in (0.0, 1 - 2.0**-53)]
-        assert set(ends) == {1, 3}
-    many = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0)) * 5
-    many[:, 5] = -1e30                                         # the last number must not round onto the last edge
-    for top_p in (1.0, 0.9):
-        assert int(pick(many, np.full(5000, 1 - 2.0**-53), Sampling(temperature=1.0, top_p=top_p)).max()) < 5
-    for temperature in (0.0, 1e-300):
-        assert int(pick(logits, np.array([0.999]), Sampling(temperature=temperature, top_p=0.9))) == 3
-
-
 @pytest.mark.parametrize(("change", "line"), [
     ({"length": 0}, "length 0 must be >= 1"), ({"temperature": -0.1}, "temperature -0.1"),
     ({"temperature": float("nan")}, "temperature nan"), ({"temperature": float("inf")}, "temperature inf"),
     ({"top_k": -1}, "top_k -1"), ({"top_p": 0.0}, "top_p 0.0"), ({"top_p": 1.1}, "top_p 1.1"),
     ({"top_p": float("nan")}, "top_p nan"),
     ({"prompts": []}, "nothing to go on from"), ({"prompts": [np.array([], dtype=np.int64)]}, "nothing to go on from"),
-    ({"prompts": [np.arange(60)]}, "60 tokens and 5 new ones exceed the model's context of 64"),
+    ({"prompts": [np.arange(60).repeat(2)]}, "120 tokens and 5 new ones exceed the model's context of 96"),
     ({"prompts": [np.array([61])]}, "outside the model's vocabulary of 61"),
     ({"prompts": [np.array([-1])]}, "outside the model's vocabulary of 61"),
 ])
@@ -151,7 +90,7 @@ def test_bad_numbers_are_one_line(change: dict, line: str) -> None:
 
 
 def test_a_context_can_be_filled_to_the_last_token() -> None:
-    assert len(generate(model(), [np.arange(59)], length=5)[0].tokens) == 5
+    assert len(generate(model(), [np.arange(91) % 61], length=5)[0].tokens) == 5
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -171,3 +110,51 @@ def test_bfloat16_decodes_through_a_bfloat16_cache() -> None:
     rows = prompts(8)
     made, want = (generate(module, rows, length=1) for module in (narrow, model()))
     assert sum(m.tokens == w.tokens for m, w in zip(made, want, strict=True)) >= 6
+
+
+def test_controls_change_what_is_written_and_not_its_logprobs() -> None:
+    rows = prompts(4)
+    free = [g.tokens for g in generate(model(), rows, length=20)]
+    banned = {t for tokens in free for t in tokens[:2]}
+    how = Sampling(length=20, logit_bias=dict.fromkeys(banned, float("-inf")), no_repeat_ngram=2)
+    for prompt, made in zip(rows, generate(model(), rows, how), strict=True):
+        ids = [*prompt.tolist(), *made.tokens]
+        assert not banned & set(made.tokens)
+        new = list(zip(ids, ids[1:], strict=False))[max(0, len(prompt) - 1):]
+        assert all(list(zip(ids, ids[1:], strict=False)).count(pair) == 1 for pair in new[1:])
+        np.testing.assert_allclose(made.logprobs, logprobs(model(), [np.array(ids)])[0][-20:], rtol=0, atol=1e-5)
+
+
+def test_a_row_that_may_write_nothing_more_ends() -> None:
+    """Two tokens allowed and no pair twice: at most five tokens can follow."""
+    for temperature in (0.0, 1.0):
+        how = Sampling(length=30, logit_bias={t: float("-inf") for t in range(2, 61)}, no_repeat_ngram=2,
+                       temperature=temperature)
+        made = generate(model(), [np.array([0]), np.array([5])], how)
+        assert all(g.stopped and 2 <= len(g.tokens) <= 6 and set(g.tokens) <= {0, 1} for g in made)
+
+
+def test_the_likeliest_tokens_come_with_their_logprobs() -> None:
+    row = prompts(1)[0]
+    made = generate(model(), [row], Sampling(length=6, temperature=1.0, top_logprobs=3))[0]
+    with torch.no_grad():
+        logp = model()(torch.tensor([[*row.tolist(), *made.tokens]]))[0].log_softmax(-1)
+    for i, (token, p, top) in enumerate(zip(made.tokens, made.logprobs, made.top, strict=True)):
+        here = logp[len(row) - 1 + i]
+        assert [t for t, _ in top] == here.topk(3).indices.tolist()
+        np.testing.assert_allclose([q for _, q in top], here.topk(3).values, rtol=0, atol=1e-5)
+        assert p == pytest.approx(float(here[token]), abs=1e-5)
+
+
+def test_on_token_can_end_its_row() -> None:
+    rows = prompts(3)
+    free = generate(model(), rows, length=9)
+    made = generate(model(), rows, length=9, on_token=lambda row, token: row == 1)
+    assert made[1].tokens == free[1].tokens[:1] and made[1].stopped
+    assert [made[i].tokens for i in (0, 2)] == [free[i].tokens for i in (0, 2)]
+
+
+def test_texts_and_grammars_need_a_codec() -> None:
+    for how in (Sampling(stop=("a",)), Sampling(regex="a"), Sampling(schema={})):
+        with pytest.raises(RequestError, match="need a tokenizer"):
+            generate(model(), prompts(1), how)

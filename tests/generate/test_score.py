@@ -46,3 +46,21 @@ def test_probabilities_of_all_next_tokens_sum_to_one(model: Model) -> None:
     start = rows()[3]
     last = logprobs(model, [np.append(start, token) for token in range(61)])
     assert sum(np.exp(float(p[-1])) for p in last) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_head_sees_slices_without_padding_and_the_numbers_are_equal(
+        model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, sizes = logprobs(model, rows()), list[int]()
+    hook = model.head.register_forward_hook(lambda module, given, out: sizes.append(out.numel()))
+    monkeypatch.setattr("meristem.generate.score.LOGITS", 7 * 61 + 5)
+    sliced = logprobs(model, rows())
+    hook.remove()
+    assert max(sizes) == 7 * 61 and sum(sizes) == 61 * sum(max(len(row) - 1, 0) for row in rows())
+    for a, b in zip(whole, sliced, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_one_place_is_scored_even_when_the_vocabulary_exceeds_a_slice(
+        model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meristem.generate.score.LOGITS", 10)
+    assert len(logprobs(model, rows())[0]) == 39
