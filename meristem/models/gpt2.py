@@ -4,7 +4,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sect
 sub-block, one more at the end, tied head); GPT-3: Brown et al. 2020, https://arxiv.org/abs/2005.14165, table 2.1.
 GPT-3 attends in a locally banded pattern in every second layer, whose width the paper does not give: here all layers
 are dense, as in every open reproduction. `bias=False` is nanoGPT's bias-free variant, which transformers does not know.
-Train one with `meristem pretrain llama model.name=gpt2 data.corpus=FOLDER`; in Python: `Model(SIZES["gpt2"])`.
+Train one with `meristem pretrain gpt2 data.corpus=FOLDER`; in Python: `Model(SIZES["gpt2"])`.
 """
 import math
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Black et al. 2022, "GPT-NeoX-20B", https://arxiv.org/abs/2204.06745 section 2.1; Pythia: Biderman et al. 2023,
 https://arxiv.org/abs/2304.01373 table 1. The two branches have layer norms of their own (section 2.1.2), the head is
-not tied. Train one with `meristem pretrain llama model.name=neox data.corpus=FOLDER`; in Python:
+not tied. Train one with `meristem pretrain pythia data.corpus=FOLDER`; in Python:
 `Model(SIZES["pythia-70m"])`.
 """
 import math

@@ -4,7 +4,7 @@ Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, section 2 (shapes: tabl
 the paper is silent we choose: LayerNorm with eps 1e-6, rotary pairs (i, i + K/2) with base 10,000. No PaLM was
 published and transformers has no such architecture: folders are saved under the name PalmForCausalLM with Llama's
 tensor names (one `input_layernorm`, no `post_attention_layernorm`, no `lm_head`); transformers refuses them by name.
-Train one with `meristem pretrain llama model.name=palm data.corpus=FOLDER`; in Python: `Model(SIZES["palm-8b"])`.
+Train one with `meristem pretrain palm data.corpus=FOLDER`; in Python: `Model(SIZES["palm-8b"])`.
 """
 from dataclasses import dataclass
 

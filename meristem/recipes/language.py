@@ -46,3 +46,58 @@ def function_bodies() -> Run:
         data=Data(examples="function_bodies"),
         train=Train(steps=150, batch=16, context=256, lr=2e-3, warmup=10, weight_decay=0.0, validate_every=50),
         adapt=Part("lora", {"rank": 16, "alpha": 32.0}))
+
+
+def gpt2() -> Run:
+    """GPT-2 in the size of the `llama` recipe: learned positions, LayerNorm, biases, a tied head.
+
+    Command: `meristem pretrain gpt2 data.corpus=CORPUS --out runs/gpt2`. CPU time: not measured yet. Expected: bits per
+    byte above those of `llama` at equal steps; not measured yet.
+    """
+    return Run(
+        name="gpt2",
+        model=Part("gpt2", {"dim": 256, "layers": 6, "heads": 4}),
+        data=Data(codec=Part("bpe", {"vocab": 4096})),
+        train=Train(steps=800, batch=16, context=256, lr=1e-3, warmup=50, validate_every=200, sample_every=200))
+
+
+def pythia() -> Run:
+    """Pythia's GPT-NeoX in the size of the `llama` recipe: parallel branches, a quarter of each head turned.
+
+    Command: `meristem pretrain pythia data.corpus=CORPUS --out runs/pythia`. CPU time: not measured yet. Expected: not
+    measured yet.
+    """
+    return Run(
+        name="pythia",
+        model=Part("neox", {"dim": 256, "layers": 6, "heads": 4}),
+        data=Data(codec=Part("bpe", {"vocab": 4096})),
+        train=Train(steps=800, batch=16, context=256, lr=1e-3, warmup=50, validate_every=200, sample_every=200))
+
+
+def palm() -> Run:
+    """PaLM in the size of the `llama` recipe: one key and value for all heads, SwiGLU beside attention, no biases.
+
+    Command: `meristem pretrain palm data.corpus=CORPUS --out runs/palm`. CPU time: not measured yet. Expected: not
+    measured yet.
+    """
+    return Run(
+        name="palm",
+        model=Part("palm", {"dim": 256, "layers": 6, "heads": 4, "hidden": 704}),
+        data=Data(codec=Part("bpe", {"vocab": 4096})),
+        train=Train(steps=800, batch=16, context=256, lr=1e-3, warmup=50, validate_every=200, sample_every=200))
+
+
+def fim() -> Run:
+    """A small StarCoder2 that completes and fills gaps: half of the documents have a span moved to their end.
+
+    Command: `meristem pretrain fim data.corpus=CORPUS --out runs/fim`, then `meristem generate runs/fim "x = [a, "
+    --suffix "c]" --temperature 0`. The left-to-right model to compare with: `objective.rate=0`.
+    CPU time: not measured yet. Expected: more held-out lines filled exactly than without; not measured yet.
+    """
+    sentinels = ["<fim_prefix>", "<fim_middle>", "<fim_suffix>"]
+    return Run(
+        name="fim",
+        model=Part("starcoder2", {"dim": 256, "layers": 6, "heads": 4, "groups": 2}),
+        objective=Part("fill_in_the_middle", {"rate": 0.5}),
+        data=Data(codec=Part("bpe", {"vocab": 4096, "special": sentinels})),
+        train=Train(steps=800, batch=16, context=256, lr=1e-3, warmup=50, validate_every=200, sample_every=200))
