@@ -2,9 +2,9 @@
 
     python -m benchmarks.scoring                  # lm_eval needs `make bench-peers` once (its own environment)
 
-Two kinds of item, with the lengths of two well-known benchmarks: `choice`, a prompt of 60 to 120 tokens with four
-endings of 10 to 30 (HellaSwag), and `cloze`, a prompt of 60 to 120 tokens with one answer of 1 to 3 (LAMBADA). Ids are
-random and seeded. Two random-weight Llamas: `100m` (width 768, 12 layers, 32,000 tokens) and `small` (width 384, 6
+Three kinds of item, with lengths like those of well-known benchmarks: `cloze`, a prompt of 60 to 120 tokens with one
+answer of 1 to 3 (LAMBADA); `choice`, such a prompt with four endings of 10 to 30 (HellaSwag); `fewshot`, the same after
+worked examples, 300 to 400 tokens of prompt. Ids are random and seeded. Two random-weight Llamas: `100m` (width 768, 12 layers, 32,000 tokens) and `small` (width 384, 6
 layers, 4,096 tokens), both in fp32 and in bf16 weights and arithmetic. Both sides start from ids in one environment
 and one process a side; lm_eval is judged by its best batch size. Its figures in bf16 come from a bf16 log-softmax, so
 numbers are compared in fp32, and in bf16 each side's distance from fp32 is recorded.
@@ -26,7 +26,7 @@ PYTHON = PEERS / "lm_eval" / "bin" / "python"
 SHAPES: dict[str, dict[str, int]] = {
     "100m": {"vocab": 32_000, "dim": 768, "layers": 12, "heads": 12, "hidden": 2048, "context": 512},
     "small": {"vocab": 4_096, "dim": 384, "layers": 6, "heads": 6, "hidden": 1024, "context": 512}}
-ITEMS = {"100m": {"choice": 10, "cloze": 40}, "small": {"choice": 50, "cloze": 200}}
+ITEMS = {"100m": {"choice": 10, "cloze": 40, "fewshot": 5}, "small": {"choice": 50, "cloze": 200, "fewshot": 20}}
 BATCHES = (4, 16)                       # of lm_eval; 64 was slower
 KEYS = ("size", "dtype", "kind")
 Pair = tuple[np.ndarray, np.ndarray]
@@ -35,10 +35,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 def items(kind: str, count: int, vocab: int) -> list[Pair]:
     """(prompt ids, answer ids) of `count` questions, the answers of one question next to each other."""
     rng = np.random.default_rng(0)
-    few, low, high = (4, 10, 31) if kind == "choice" else (1, 1, 4)
+    few, low, high = (1, 1, 4) if kind == "cloze" else (4, 10, 31)
+    least, most = (300, 401) if kind == "fewshot" else (60, 121)
     out = []
     for _ in range(count):
-        prompt = rng.integers(1, vocab, rng.integers(60, 121))
+        prompt = rng.integers(1, vocab, rng.integers(least, most))
         out += [(prompt, rng.integers(1, vocab, rng.integers(low, high))) for _ in range(few)]
     return out
 
@@ -104,7 +105,7 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         other = by.get(("lm_eval", size, dtype, kind))
         if engine != "meristem" or other is None:
             continue
-        exact = by.get(("meristem", size, "float32", kind), ours)
+        exact = by.get(("meristem", size, "float32", kind))     # None where fp32 was not measured in this run
         gap = [abs(a - b) for a, b in zip(ours["sums"], other["sums"], strict=True)]
         out.append({"size": size, "dtype": dtype, "kind": kind, "requests": ours["requests"],
                     "meristem": round(ours["requests_per_second"], 2),
@@ -115,7 +116,7 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "largest_relative": max(g / abs(b) for g, b in zip(gap, other["sums"], strict=True)),
                     "greedy_differs": sum(a != b for a, b in zip(ours["greedy"], other["greedy"], strict=True)),
                     **{f"{name}_from_fp32": max(abs(a - b) for a, b in zip(r["sums"], exact["sums"], strict=True))
-                       for name, r in (("meristem", ours), ("lm_eval", other)) if dtype != "float32"}})
+                       for name, r in (("meristem", ours), ("lm_eval", other)) if exact and dtype != "float32"}})
     return out
 
 
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--worker", nargs=5, default=None)
     parser.add_argument("--sizes", default="small,100m")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--kinds", default="choice,cloze")
+    parser.add_argument("--kinds", default="cloze,choice,fewshot")
     words = parser.parse_args()
     if words.worker:
         engine, size, dtype, kind, folder = words.worker
