@@ -10,7 +10,7 @@ from math import log
 
 import numpy as np
 
-from meristem.codecs.base import Codec
+from meristem.codecs.base import Codec, gives_back
 from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
@@ -65,8 +65,12 @@ def segments(document: str, text: str) -> list[Item]:
 
 
 def answer_bits(subject: LanguageModel, items: Sequence[Item]) -> list[float]:
-    """-log2 p of each item's answer given its prompt, summed over its tokens."""
+    """-log2 p of each item's answer given its prompt, summed over its tokens.
+
+    RequestError for a codec that does not give an answer back: bits of fewer bytes would be counted over all of them.
+    """
     codec = subject.codec
+    gives_back(codec, (i.answer for i in items))
     pairs = [(prompt_ids(codec, i.prompt, i.begins), answer_ids(codec, i.answer, i.ends)) for i in items]
     return [float(-p.sum(dtype=np.float64) / log(2)) for p in subject.score(pairs)]
 
