@@ -3,11 +3,12 @@
     python -m benchmarks.scoring                  # lm_eval needs `make bench-peers` once (its own environment)
 
 Three kinds of item, with lengths like those of well-known benchmarks: `cloze`, a prompt of 60 to 120 tokens with one
-answer of 1 to 3 (LAMBADA); `choice`, such a prompt with four endings of 10 to 30 (HellaSwag); `fewshot`, the same after
-worked examples, 300 to 400 tokens of prompt. Ids are random and seeded. Two random-weight Llamas: `100m` (width 768, 12 layers, 32,000 tokens) and `small` (width 384, 6
-layers, 4,096 tokens), both in fp32 and in bf16 weights and arithmetic. Both sides start from ids in one environment
-and one process a side; lm_eval is judged by its best batch size. Its figures in bf16 come from a bf16 log-softmax, so
-numbers are compared in fp32, and in bf16 each side's distance from fp32 is recorded.
+answer of 1 to 3 (LAMBADA); `choice`, such a prompt with four endings of 10 to 30 (HellaSwag); `fewshot`, the same
+after worked examples, 300 to 400 tokens of prompt. Ids are random and seeded. Two random-weight Llamas: `100m` (width
+768, 12 layers, 32,000 tokens) and `small` (width 384, 6 layers, 4,096 tokens), both in fp32 and in bf16 weights and
+arithmetic. Both sides start from ids in one environment and one process a side; lm_eval is judged by its best batch
+size. Its figures in bf16 come from a bf16 log-softmax, so numbers are compared in fp32, and in bf16 each side's
+distance from fp32 is recorded.
 """
 import argparse
 import json

@@ -17,7 +17,7 @@ from meristem.core.errors import RequestError
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 END = "<|end|>"                         # stands after every document; id 0 in the codecs that we fit
-ROLES = {"end": "eos", "cls": "cls", "sep": "sep", "mask": "mask", "pad": "pad", "unknown": "unk"}  # tokenizer_config's
+ROLES = {"end": "eos", "begin": "bos", "cls": "cls", "sep": "sep", "mask": "mask", "pad": "pad", "unknown": "unk"}
 
 
 @runtime_checkable                      # the tests check every annotation at run time
@@ -26,7 +26,8 @@ class Codec(Protocol):
 
     That holds for char, bpe and unigram as we fit them, never for wordpiece: it drops case and spacing, and what its
     alphabet lacks becomes [UNK]. So whatever is counted per byte of text asks `gives_back` first. `marks` are the ids
-    of tokens that stand for no text, by role: "end" always, encoders also have "cls", "sep", "mask" and "pad".
+    of tokens that stand for no text, by role: "end" always, encoders also have "cls", "sep", "mask" and "pad", and some
+    published decoders "begin".
     """
 
     name: str
@@ -116,7 +117,7 @@ def write(folder: Path, tokenizer: str, roles: dict[str, str] | None = None) -> 
     tokens = {f"{ROLES[role]}_token": token for role, token in roles.items()}
     files.write_json(folder / CONFIG, {
         "tokenizer_class": "PreTrainedTokenizerFast", **tokens,
-        "split_special_tokens": True, "clean_up_tokenization_spaces": False, "add_bos_token": False,
+        "split_special_tokens": True, "clean_up_tokenization_spaces": False, "add_bos_token": "begin" in roles,
         "add_eos_token": False, "model_input_names": ["input_ids", *types, "attention_mask"],
     })
 
@@ -136,7 +137,15 @@ def read_roles(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
                 raise RequestError(f"{Path(folder) / TOKENIZER} has no token {token!r}, which {CONFIG} names as "
                                    "eos_token")
             del roles[role]                                    # a token that transformers would add when it loads
+    first = tokenizer.encode("", add_special_tokens=True).ids[:1]
+    if "begin" in roles and not config.get("add_bos_token") and first != [tokenizer.token_to_id(roles["begin"])]:
+        del roles["begin"]                                     # named, but not put before texts
     return roles
+
+
+def begin(codec: Codec) -> int:
+    """The token before a text: what its tokenizer puts there (Llama's <s>), else the end of the text before."""
+    return codec.marks.get("begin", codec.end)
 
 
 def read_fast(folder: Path) -> Tokenizer:

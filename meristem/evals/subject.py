@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from meristem.codecs.base import Codec
+from meristem.codecs.base import Codec, begin
 from meristem.core.errors import RequestError
 from meristem.evals.base import Pair
 from meristem.evals.ngram import KneserNey
@@ -47,10 +47,14 @@ class Subject:
 
     def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
         """Natural log p of each answer token."""
+        from meristem.generate.answers import answers
         from meristem.generate.score import logprobs
-        windows = [_windows(prompt, answer, self.context) for prompt, answer in pairs]
+        fits = [0 < len(answer) and len(prompt) + len(answer) <= self.context + 1 for prompt, answer in pairs]
+        whole = iter(answers(self.module, [pair for pair, fit in zip(pairs, fits, strict=True) if fit]))
+        windows = [[] if fit else _windows(*pair, self.context) for pair, fit in zip(pairs, fits, strict=True)]
         found = iter(logprobs(self.module, [row for rows in windows for row, _ in rows], BATCH_TOKENS))
-        return [np.concatenate([next(found)[-fresh:] for _, fresh in rows]) for rows in windows]
+        return [next(whole).logprobs if fit else np.concatenate([next(found)[-fresh:] for _, fresh in rows])
+                for fit, rows in zip(fits, windows, strict=True)]
 
     def complete(self, prompts: Sequence[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
         """Prompts are cut on the left so that both fit the context; a completion takes at most half of it."""
@@ -100,7 +104,7 @@ class NGram:
 def prompt_ids(codec: Codec, text: str, begins: bool) -> np.ndarray:
     """Ids of a prompt; one that begins its document follows the end token of the one before, as in training."""
     ids = np.asarray(codec.encode(text), dtype=np.int64)
-    return np.concatenate([[codec.end], ids]) if begins else ids
+    return np.concatenate([[begin(codec)], ids]) if begins else ids
 
 
 def answer_ids(codec: Codec, text: str, ends: bool) -> np.ndarray:

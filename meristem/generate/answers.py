@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from meristem.generate.base import evaluating, padded
@@ -60,22 +60,24 @@ def answers(module: nn.Module, pairs: Sequence[Pair], batch_tokens: int = PASS_T
     out: list[Answer | None] = [None] * len(pairs)
     with evaluating(module):
         for groups, read in ((alone, _alone), (shared, _shared)):
-            for batch in _batches(groups, batch_tokens):
+            for batch in _batches(groups, batch_tokens, read is _shared):
                 places = [p for g in batch for p in g.places]
-                for place, answer in zip(places, read(module, batch), strict=True):
-                    out[place] = answer
+                for place, made in zip(places, read(module, batch), strict=True):
+                    out[place] = made
     return [a for a in out if a is not None]
 
 
-def _batches(groups: list[_Group], batch_tokens: int) -> list[list[_Group]]:
-    """Groups of like length together; the rows of a batch are its answers."""
+def _batches(groups: list[_Group], batch_tokens: int, shared: bool) -> list[list[_Group]]:
+    """Groups of like length together, as many as either of their passes has room for."""
     out: list[list[_Group]] = []
-    rows = 0
+    rows = tail = 0
     for group in sorted(groups, key=lambda g: (g.longest, len(g.prompt))):
-        rows += len(group.answers)
-        if not out or rows * group.longest > batch_tokens:
+        rows, tail = rows + len(group.answers), max(tail, group.longest - len(group.prompt))
+        here = len(out[-1]) + 1 if out else 1
+        size = max(here * group.longest, rows * tail) if shared else rows * group.longest
+        if not out or size > batch_tokens:
             out.append([])
-            rows = len(group.answers)
+            rows, tail = len(group.answers), group.longest - len(group.prompt)
         out[-1].append(group)
     return out
 
@@ -117,14 +119,13 @@ def _shared(module: nn.Module, groups: list[_Group]) -> list[Answer]:
 def _judged(module: nn.Module, features: Float[Tensor, "N D"], targets: list[np.ndarray]) -> list[Answer]:
     """The answers from the features before each of their tokens; at most LOGITS logits exist at a time."""
     config: Any = module.config
-    wanted: Int[Tensor, "N"] = torch.from_numpy(np.concatenate(targets))
+    wanted = torch.from_numpy(np.concatenate(targets))
     step = max(1, LOGITS // config.vocab)
     logp, best = torch.empty(len(wanted)), torch.empty(len(wanted), dtype=torch.bool)
     for start in range(0, len(wanted), step):
-        logits: Float[Tensor, "M V"] = module.head(features[start:start + step]).float()       # type: ignore[operator]
+        logits = module.head(features[start:start + step]).float()       # type: ignore[operator]
         chosen = logits.gather(-1, wanted[start:start + step, None])[:, 0]
         logp[start:start + step] = chosen - logits.logsumexp(-1)
         best[start:start + step] = chosen >= logits.amax(-1)
     sizes = [len(t) for t in targets]
-    flags: Sequence[Bool[Tensor, "A"]] = best.split(sizes)
-    return [Answer(p.numpy(), b.numpy()) for p, b in zip(logp.split(sizes), flags, strict=True)]
+    return [Answer(p.numpy(), b.numpy()) for p, b in zip(logp.split(sizes), best.split(sizes), strict=True)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meristem.codecs.base import Codec, Fast
+from meristem.codecs.base import Codec, Fast, begin
 from meristem.core.errors import RequestError
 
 STARCODER = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")   # what we fit: data.codec.special=[...]
@@ -60,4 +60,4 @@ def prompt(codec: Codec, prefix: str, suffix: str, spm: bool = False, room: int 
         after = after[:max(keep // 2, keep - len(before))]
         before = before[len(before) + len(after) - keep:]
     row = sentinels.arrange(before, np.empty(0, np.int64), after, spm)
-    return np.concatenate([[codec.end], row])
+    return np.concatenate([[begin(codec)], row])

@@ -1,4 +1,4 @@
-"""Models that cannot be used, through the command line: exit status, one line that names what is wrong, no traceback."""
+"""Models that cannot be used, through the command line: exit status, one line that names what is wrong."""
 import io
 import json
 import resource

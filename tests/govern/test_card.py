@@ -1,11 +1,18 @@
 """The model card: front matter that huggingface.co can read, and every number from the run's files."""
 
+import runpy
+
 import pytest
+import torch
 import yaml
 
+import meristem
+from meristem.codecs import bpe
 from meristem.core.errors import RequestError
 from meristem.core.files import read_json, write_json
 from meristem.govern import card
+from meristem.hub import hf
+from meristem.models.llama import Config, Model
 
 
 def parts(folder):
@@ -62,3 +69,24 @@ def test_an_unfinished_run_has_no_card(quickstart):
         card.write(quickstart / "base")
     with pytest.raises(RequestError, match="one model"):
         card.write(quickstart)
+
+
+def test_the_transformers_snippet_gives_our_text(quickstart, tmp_path, capsys):
+    """The card's block is run: the same greedy tokens as meristem, which begins every text after an end token."""
+    code = card.write(quickstart / "base").read_text(encoding="utf-8").split("```python\n")[2].split("```")[0]
+    codec = bpe.fit(["def add(a, b):\n    return a + b\n" * 9], 300)
+    torch.manual_seed(0)
+    module = Model(Config(vocab=codec.vocab, context=128, dim=32, layers=2, heads=4))
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    hf.save(tmp_path / "model", "llama", module.config, module, codec)
+    capsys.readouterr()
+    runpy.run_path(str(write(tmp_path / "snippet.py", code.replace("path/to/this/folder", str(tmp_path / "model")))))
+    ours = meristem.load(tmp_path / "model").generate("def ", length=64, temperature=0.0)
+    assert capsys.readouterr().out == f"def {ours}\n" and len(ours) > 5
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
