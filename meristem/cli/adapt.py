@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from meristem.cli.common import Answer, model_folder
-from meristem.cli.pretrain import Edits, Fresh, execute, requested
+from meristem.cli.pretrain import Drift, Edits, Fresh, execute, requested
 
 
 def adapt(
@@ -14,6 +14,7 @@ def adapt(
     edits: Edits = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
     fresh: Fresh = False,
+    allow_drift: Drift = False,
 ) -> Answer:
     """Adapt a model to a task with a few added weights (LoRA) or all of them; goes on by itself when run again.
 
@@ -26,4 +27,4 @@ def adapt(
     """
     base = model_folder(model)
     run, folder = requested(recipe, [*(edits or []), f"base={str(base)!r}"], out, None)
-    return execute(run, folder, fresh)
+    return execute(run, folder, fresh, allow_drift)

@@ -62,7 +62,8 @@ def _elsewhere(model: str, memory: str, context: int, hours: str, devices: int) 
     from dataclasses import asdict
 
     from meristem.plan import elsewhere
-    part, facts, lines = _part(model), {"model": model}, []
+    part, lines = _part(model), list[str]()
+    facts: dict[str, Any] = {"model": model}
     if memory:
         found = elsewhere.fit(part, _number(memory, "--memory"), context)
         facts |= {**asdict(found), "best": found.best.name if found.best else None}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Edits = Annotated[list[str] | None, typer.Argument(
     metavar="FIELD=VALUE", help="Any field of the run: model.layers=8 train.lr=1e-3.", show_default=False)]
+Drift = Annotated[bool, typer.Option("--allow-drift", help="Go on although machine, threads or versions changed.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start at the first step; discard what the run folder holds.")]
 
 
@@ -24,6 +25,7 @@ def pretrain(
     source: Annotated[Path | None, typer.Option("--from", help="Repeat or go on with the run of this folder.",
                                                 show_default=False)] = None,
     fresh: Fresh = False,
+    allow_drift: Drift = False,
 ) -> Answer:
     """Train a model from scratch; run the same command again and it goes on from the newest good checkpoint.
 
@@ -38,7 +40,7 @@ def pretrain(
     run, folder = requested(recipe, edits or [], out, source)
     if run.adapt or run.base:
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
-    return execute(run, folder, fresh, source)
+    return execute(run, folder, fresh, allow_drift, source)
 
 
 def requested(recipe: str, words: list[str], out: Path | None, source: Path | None) -> tuple["Run", Path]:
@@ -60,14 +62,15 @@ def requested(recipe: str, words: list[str], out: Path | None, source: Path | No
     return edit(from_dict(Run, read_file(source / "recipe.json")), changes), (out or source).expanduser()
 
 
-def execute(run: "Run", folder: Path, fresh: bool, source: Path | None = None) -> Answer:
+def execute(run: "Run", folder: Path, fresh: bool, allow_drift: bool, source: Path | None = None) -> Answer:
     """Train, watched; the answer is result.json and what to do next."""
     from meristem.core.files import read_json
     from meristem.train.run import SKIPS
     from meristem.train.run import pretrain as train
     verb = "adapt" if run.adapt or run.base else "pretrain"
     with resumable(shell("meristem", "pretrain", "--from", folder)), shown(verb) as progress:
-        train(run, folder, progress=progress, fresh=fresh, skips=source / SKIPS if source else None)
+        train(run, folder, progress=progress, fresh=fresh, skips=source / SKIPS if source else None,
+              allow_drift=allow_drift)
     result = read_json(folder / "result.json")
     loss = f", validation loss {result['validation']:.4f}" if result.get("validation") is not None else ""
     then = shell("meristem", "generate", folder, "def ")

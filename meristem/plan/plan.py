@@ -83,9 +83,9 @@ class Shape:
         """The model's `Part`: this shape over `template`'s other fields (the family's name, qk_norm, theta)."""
         heads = self.dim // (32 if self.dim < 256 else 64)
         groups = heads // (2 if self.dim < 1024 else 4)
-        return Part(template.name,
-                    {"tied": True, **template.fields, "dim": self.dim, "layers": self.layers, "heads": heads,
-                                    "groups": groups, "hidden": 64 * round(self.dim / 24)})
+        return Part(template.name, {
+            "tied": True, "qk_norm": True, **template.fields, "dim": self.dim, "layers": self.layers, "heads": heads,
+            "groups": groups, "hidden": 64 * round(self.dim / 24)})
 
     @property
     def name(self) -> str:

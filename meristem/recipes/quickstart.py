@@ -90,7 +90,7 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     run = _plan(corpus, out, budget_seconds, edits or {}, rate, ledger, progress)
     from meristem.train.run import pretrain
     with ledger.stage("pretrain"):
-        base = pretrain(run, out / "base", progress=progress)
+        base = pretrain(run, out / "base", progress=progress, allow_drift=True)
     fill = _adapt(run, base, out, budget_seconds, edits or {}, ledger, progress)
     limit = limit or (0 if budget_seconds >= FULL_ITEMS else max(24, int(0.3 * budget_seconds)))
     with ledger.stage("evaluate"):
@@ -200,7 +200,8 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
     folder = out / "fill"
     with ledger.stage("adapt"):
         if (folder / "recipe.json").is_file():
-            return pretrain(from_dict(Run, read_json(folder / "recipe.json")), folder, progress=progress)
+            begun = from_dict(Run, read_json(folder / "recipe.json"))
+            return pretrain(begun, folder, progress=progress, allow_drift=True)
         corpus = Corpus.open(Path(base_run.data.corpus))
         if not (function_bodies(corpus, "train") and function_bodies(corpus, "validation")):
             progress.warn("no documented Python functions in this corpus: nothing to adapt to, only the base is judged")
@@ -216,7 +217,7 @@ def _adapt(base_run: Run, base: Path, out: Path, budget: float, edits: Mapping[s
             "train.steps": steps, "train.warmup": min(10, steps // 10 + 1),
             "train.validate_every": -(-steps // _validations(seconds, rate)),
             **{key: value for key, value in edits.items() if key.startswith("train.")}})
-        return pretrain(run, folder, progress=progress)
+        return pretrain(run, folder, progress=progress, allow_drift=True)
 
 
 def _validations(seconds: float, rate: float) -> int:

@@ -79,10 +79,11 @@ class Parts:
 
 
 def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False,
-             skips: Path | None = None) -> Path:
+             skips: Path | None = None, allow_drift: bool = False) -> Path:
     """Train `run` in `folder` (also adaptation: `run.base` and `run.adapt` set) and return the folder.
 
-    `skips`: the skips.jsonl of a run that is repeated, which tells what batches it left out.
+    `skips`: the skips.jsonl of a run that is repeated, which tells what batches it left out. `allow_drift`: go on
+    although the machine, its threads or a version is not what it was; the manifest records it.
 
     Goes on from the newest good checkpoint, or returns at once when the run is finished. RequestError when the folder
     holds another run; `fresh` discards what is there; `Interrupted` after a signal, with everything saved.
@@ -103,7 +104,7 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
             shutil.copyfile(skips, folder / SKIPS)
         with metered(folder / ENERGY, progress) as meter:
             parts = assemble(run, progress)
-            log_manifest(folder, parts, progress)
+            log_manifest(folder, parts, progress, allow_drift)
             trainer = trainer_of(parts, checkpoints, Detours(folder / SKIPS))
             if trainer.resume():
                 progress.say(f"going on from step {trainer.step} of {run.train.steps}")
@@ -297,9 +298,10 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
+    writes = getattr(parts.objective.model, "causal", True)    # an encoder has nothing to show
     return [hooks.rates(parts.flops_per_token, lambda fresh: machine.measured(fresh).peak),
             hooks.every(t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out)),
-            hooks.samples(folder / SAMPLES, t.sample_every, text, progress), hooks.draw(progress)]
+            hooks.samples(folder / SAMPLES, t.sample_every if writes else 0, text, progress), hooks.draw(progress)]
 
 
 def first_answer(parts: Parts) -> str:
@@ -320,8 +322,8 @@ def first_prompt(batch: Batch) -> np.ndarray:
     return tokens[: max(1, first + 1)].numpy()
 
 
-def log_manifest(folder: Path, parts: Parts, progress: Progress) -> None:
-    """Write manifest.json, or compare with it: other data is refused, another machine is said and recorded."""
+def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bool = False) -> None:
+    """Write manifest.json, or compare with it: other data is refused, and another machine unless drift is allowed."""
     model = parts.objective.model
     facts: dict[str, Any] = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash,
              "base": parts.base_hash, "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
@@ -340,6 +342,9 @@ def log_manifest(folder: Path, parts: Parts, progress: Progress) -> None:
     drift = {key: [before.get(key), now.get(key)] for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
     if drift:
         changed = ", ".join(f"{key} {a} -> {b}" for key, (a, b) in drift.items())
+        if not allow_drift:
+            raise RequestError(f"{folder} was begun elsewhere or otherwise ({changed}), so it cannot go on bit for "
+                               "bit; restore that, or go on all the same with --allow-drift")
         progress.warn(f"going on, but no longer bit for bit: {changed} (recorded in {path.name})")
         write_json(path, {**old, "drift": [*old["drift"], drift], "machine": facts["machine"]})
 

@@ -49,6 +49,7 @@ class Trainer:
         self.optim = Optimizer(objective, config)
         self.guard, self.detours = Guard(), detours or Detours()
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.facts: Facts = {}                                 # of the last step
         self.saved = time.monotonic()
 
     def fit(self) -> Facts:
@@ -56,7 +57,6 @@ class Trainer:
 
         A signal saves and raises `Interrupted`; a blow-up raises `Lost`, after which `go_back` mends the run.
         """
-        facts: Facts = {}
         self.objective.train()
         if self.step == 0 and self.config.guard:
             self.save()                                        # a blow-up in the first minute has somewhere to go back
@@ -68,6 +68,7 @@ class Trainer:
                 elapsed = time.perf_counter() - start
                 self.tokens += facts["targets"]
                 self.seconds += elapsed
+                self.facts = facts
                 facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
                 for hook in self.hooks:
                     hook(self, facts)
@@ -81,7 +82,7 @@ class Trainer:
                     if time.monotonic() - self.saved > self.config.save_seconds:
                         self.save()
         self.save(wait=True)
-        return facts
+        return self.facts
 
     def update(self, micro: list[Batch]) -> Facts:
         """One optimizer step over some micro-batches: normalise, clip, skip what is not finite."""
@@ -143,23 +144,23 @@ class Trainer:
         tensors = {"model": dict(self.objective.state_dict()), "optim": self.optim.state()}
         self.checkpoints.save(self.step, tensors, {
             "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
-            "detours": len(self.detours.all)})
+            "detours": len(self.detours.all), "facts": self.facts})
         if wait:
             self.checkpoints.wait()
 
-    def resume(self) -> bool:
-        """Go on from the newest good checkpoint; False when there is none."""
+    def resume(self, last: int | None = None) -> bool:
+        """Go on from the newest good checkpoint (of step `last` at most); False when there is none."""
         if self.checkpoints is None:
             return False
         self.checkpoints.forget(lambda step, meta: self.detours.stale(step, meta["detours"]))
-        found = self.checkpoints.newest()
+        found = self.checkpoints.newest(last)
         if found is None:
             return False
         step, tensors, meta = found
         self.objective.load_state_dict(tensors["model"])
         self.optim.restore(tensors["optim"])
         self.guard.restore(meta["guard"])
-        self.step, self.tokens, self.seconds = step, meta["tokens"], meta["seconds"]
+        self.step, self.tokens, self.seconds, self.facts = step, meta["tokens"], meta["seconds"], meta["facts"]
         return True
 
 
