@@ -5,6 +5,7 @@
     model.chat([{"role": "user", "content": "Hello"}])    # an answer, where the model has a chat template
     model.score("import os\n").bits_per_byte              # how likely a text is
     model.embed("import os\n")                            # a vector
+    model.classify("a moving film")                       # {"positive": 0.98, ...}, a fine-tuned encoder
     model.module                                          # the plain torch.nn.Module
     meristem.save(model, "somewhere/else")                # a folder that transformers loads, too
 
@@ -18,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from meristem.adapt import lora
-from meristem.codecs.base import Codec
+from meristem.codecs.base import Codec, begin
 from meristem.codecs.chat import Chat, Message
 from meristem.core.errors import RequestError
-from meristem.generate import infill
+from meristem.generate import encode, infill
+from meristem.generate.encode import Pooling
 from meristem.generate.sampling import Sampling
 from meristem.generate.score import logprobs
+from meristem.generate.seq2seq import EncoderDecoder
 from meristem.generate.text import Completion, complete, whole
 from meristem.hub import hf
 
@@ -42,6 +44,7 @@ class TextScore:
     tokens: np.ndarray                  # int32 [n]
     logprobs: np.ndarray                # float32 [n]
     bytes: int                          # UTF-8 length of the text
+    exact: bool = True                  # whether the tokens give back the text
 
     @property
     def nats(self) -> float:
@@ -50,7 +53,10 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> float:
-        """-log2 p over the text's UTF-8 bytes; comparable between tokenizers."""
+        """-log2 p over the text's UTF-8 bytes; comparable between tokenizers. RequestError when tokens lost some."""
+        if not self.exact:
+            raise RequestError("the tokenizer does not give this text back, so bits per byte mean nothing with it; "
+                               "compare nats per token")
         return self.nats / log(2) / max(self.bytes, 1)
 
 
@@ -77,7 +83,8 @@ class Model:
         of the same vocabulary may `draft` for `sampling.ahead`. RequestError also when a text that must satisfy a
         schema or a regular expression is cut off before it does.
         """
-        given = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        given: dict[str, Any] = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+                                 "seed": seed}
         sampling = replace(sampling or CREATIVE, **{name: value for name, value in given.items() if value is not None})
         made = self.complete([prompt], sampling, on_text=on_text and (lambda row, piece: on_text(piece)), draft=draft)
         return whole(made[0], sampling).text
@@ -100,14 +107,19 @@ class Model:
 
         With a `suffix`, what belongs between each prompt and it, as in `infill`.
         """
+        encode.one_way(self.module)
         sampling = sampling or CREATIVE
-        if suffix is None:
-            rows = [np.concatenate([[self.codec.end], self.codec.encode(prompt)]) for prompt in prompts]
+        source = None
+        if isinstance(self.module, EncoderDecoder) and suffix is None:         # the prompt is what it reads
+            source = [np.append(ids, self.codec.end) for ids in self.codec.encode_batch(list(prompts))]
+            rows = [np.array([self.config.start])] * len(source)
+        elif suffix is None:
+            rows = [np.concatenate([[begin(self.codec)], self.codec.encode(prompt)]) for prompt in prompts]
         else:
             room = max(1, self.config.context - sampling.length)
             rows = [infill.prompt(self.codec, prompt, suffix, spm, room) for prompt in prompts]
         return complete(self.module, self.codec, rows, sampling, on_text=on_text,
-                        draft=draft.module if draft else None, also=self.ends)
+                        draft=draft.module if draft else None, also=self.ends, source=source)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, *, tools: Sequence[Message] = (),
              variables: Mapping[str, Any] | None = None, on_text: Callable[[str], None] | None = None) -> str:
@@ -128,16 +140,27 @@ class Model:
     def score(self, text: str) -> TextScore:
         """Log-probabilities of a text that fits the context; RequestError for a longer one."""
         ids = self._ids(text)
-        return TextScore(ids[1:], logprobs(self.module, [ids])[0], len(text.encode()))
+        return TextScore(ids[1:], logprobs(self.module, [ids])[0], len(text.encode()),
+                         self.codec.decode(ids[1:]) == text)
 
-    @torch.no_grad()
-    def embed(self, text: str) -> Float[Tensor, "D"]:
-        """The mean over its tokens of the network's last features, fp32; RequestError for a text beyond the context."""
-        ids = torch.as_tensor(self._ids(text), dtype=torch.long)
-        return self.module.features(ids[None]).float().mean((0, 1))          # type: ignore[operator]
+    def embed(self, text: str, pooling: Pooling | None = None) -> Float[Tensor, "D"]:
+        """A vector, fp32: the network's last features, pooled as its folder says, else their mean.
+
+        Folders of sentence-transformers say it. RequestError for a text beyond the context.
+        """
+        return self.embed_batch([text], pooling)[0]
+
+    def embed_batch(self, texts: Sequence[str], pooling: Pooling | None = None) -> Float[Tensor, "N D"]:
+        """As `embed`, many texts."""
+        return encode.embed(self.module, self.codec, texts, pooling or Pooling.read(self.folder))
+
+    def classify(self, text: str) -> dict[str, float]:
+        """The probability of each class, largest first; RequestError for a model without a head of classes."""
+        shares = encode.classify(self.module, self.codec, [text])[0].tolist()
+        return dict(sorted(zip(self.config.labels, shares, strict=True), key=lambda item: -item[1]))
 
     def _ids(self, text: str) -> np.ndarray:
-        ids = np.concatenate([[self.codec.end], self.codec.encode(text)]).astype(np.int32)
+        ids = np.concatenate([[begin(self.codec)], self.codec.encode(text)]).astype(np.int32)
         if len(ids) > self.config.context + 1:
             raise RequestError(f"the text has {len(ids) - 1} tokens, the model's context is {self.config.context}; "
                                "shorten it, or score it in pieces")
