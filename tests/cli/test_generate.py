@@ -1,0 +1,77 @@
+"""The options of `meristem generate`, and that chat shows text as it appears."""
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_options_reach_the_model(run, trained: Path) -> None:
+    words = ["generate", trained, "def ", "--length", "24", "--json"]
+    plain = run(*words).json
+    assert plain["reason"] in ("stop", "length") and plain["tokens"] <= 24
+    stop = next(plain["text"][i:i + 2] for i in range(2, 20) if plain["text"][i:i + 2].isprintable())
+    cut = run(*words, "--stop", "never seen", "--stop", stop).json
+    assert cut["text"] == plain["text"].split(stop)[0] and cut["reason"] == "stop"
+    greedy = run(*words, "--temperature", "0").json
+    for more in (["--ahead", "3"], ["--draft", trained], ["--top-k", "1", "--temperature", "0.5"]):
+        again = run(*words, *(["--temperature", "0"] if more[0] != "--top-k" else []), *more).json
+        assert again["text"] == greedy["text"]
+    for more in (["--min-p", "1.0"], ["--repetition-penalty", "3"], ["--frequency-penalty", "9"],
+                 ["--presence-penalty", "9"], ["--no-repeat-ngram", "1"], ["--beams", "3"], ["--temperature", "1.7"]):
+        assert run(*words, *more).json["text"] != plain["text"], more
+
+
+def test_logprobs_are_listed(run, trained: Path) -> None:
+    facts = run("generate", trained, "def ", "--length", "5", "--temperature", "0", "--logprobs", "2", "--json").json
+    assert all(len(one["top"]) == 2 and one["top"][0] == [one["token"], one["logprob"]] for one in facts["logprobs"])
+    assert len(facts["logprobs"]) == facts["tokens"]
+
+
+def test_grammars(run, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    made = run("generate", trained, "x = ", "--regex", "[a-z]{3,8} = [0-9]{1,2}", "--length", "30", "--json")
+    assert made.status == 0, made.err
+    text = made.json["text"]
+    assert re.fullmatch("[a-z]{3,8} = [0-9]{1,2}", text)
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"],
+                                  "additionalProperties": False}))
+    made = run("generate", trained, "x", "--schema", schema, "--length", "30", "--json")
+    assert json.loads(made.json["text"])["a"] in (1, 2)
+    cut = run("generate", trained, "x", "--schema", schema, "--length", "2")
+    assert cut.status == 2 and "ask for a greater length" in cut.complaint
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["--beams", "2", "--temperature", "1"], "set temperature 0"),
+    (["--regex", "[a"], "regular expression cannot be used"), (["--repetition-penalty", "0"], "repetition_penalty 0"),
+    (["--schema", "nowhere.json"], "nowhere.json does not exist"),
+    (["--draft", "nowhere"], "nowhere"), (["--length", "4000"], "exceed the model's context"),
+])
+def test_wrong_options_are_one_line(run, trained: Path, words: list[str], line: str) -> None:
+    pytest.importorskip("llguidance")
+    result = run("generate", trained, "def ", *words)
+    assert result.status == 2 and line in result.complaint
+
+
+def test_chat_shows_pieces_as_they_come(run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def add(a, b):\n"))
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stdout", Pieces(written))
+    assert run("chat", trained, "--length", "12").status == 0
+    assert written[0] == "def add(a, b):" and len([w for w in written if w.strip()]) > 3
+
+
+class Pieces(io.StringIO):
+    """Standard output that remembers each write."""
+
+    def __init__(self, written: list[str]):
+        super().__init__()
+        self.written = written
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return super().write(text)
