@@ -31,6 +31,7 @@ STATE, PLAN = "quickstart.json", "plan.json"
 SMALLEST = 60.0                         # seconds; below it compiling and scoring leave nothing to train with
 BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
 VOCAB = 4096
+TASKS = ("bits_per_byte", "function_bodies", "parses_as_python")
 VALIDATION_TOKENS = 1 << 17             # a validation's, in train.run
 COMPILE_SECONDS = 20.0
 FULL_ITEMS = 240.0                      # seconds of budget from which every task is asked its full count of items
@@ -231,9 +232,10 @@ def _evaluate(corpus: "Corpus", base: Path, fill: Path | None, limit: int,
     from meristem.evals.run import evaluate
     from meristem.evals.subject import Subject
     subject = Subject.open(base, "base")
-    scores = [{"model": "base", **to_dict(s)} for s in evaluate(subject, corpus, limit=limit, progress=progress)]
+    scores = [{"model": "base", **to_dict(s)} for s in evaluate(subject, corpus, TASKS, limit=limit, progress=progress)]
     if fill:
-        adapted = evaluate(Subject.open(fill, "fill"), corpus, limit=limit, against=subject, progress=progress)
+        adapted = evaluate(Subject.open(fill, "fill"), corpus, TASKS, limit=limit, against=subject,
+                           progress=progress)
         scores += [{"model": "fill", **to_dict(s)} for s in adapted]
     return scores
 
