@@ -104,7 +104,7 @@ class Item:
     """One question of a task: the model reads `prompt`; `answer` is the reference. Items of one `group` are dependent.
 
     `begins`: the prompt starts where its document starts, so the model reads the end-of-document token before it;
-    `ends`: the answer closes its document, so the end token belongs to it.
+    `ends`: the answer closes its document, so the end token belongs to it; `suffix`: what follows the answer there.
     """
 
     group: str
@@ -112,6 +112,7 @@ class Item:
     answer: str
     begins: bool = True
     ends: bool = True
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Task(Protocol):
 def prompt_hash(task: Task, items: Sequence[Item]) -> str:
     """Names exactly what was asked: task, version and every item's text and flags."""
     words = [f"{i.group}\0{i.begins:d}{i.ends:d}" for i in items]
-    texts = [text for i in items for text in (i.prompt, i.answer)]
+    texts = [text for i in items for text in (i.prompt, i.answer, i.suffix)[: 3 if i.suffix else 2]]
     return digest_bytes(task.name, str(task.version), *words, *texts)
 
 
