@@ -7,7 +7,7 @@
 | segments | int64 [B, T] | number of the document that an input belongs to; attention never crosses it. Absent: one |
 | types | int64 [B, T] | which part of a pair an input belongs to: 0 or 1. Absent: 0 |
 | labels | int64 [B], [B, T], [B, 2] | the class of a row, of each input (-1: none), first and last place of an answer |
-| places | int64 [B, K] | inputs at which the vocabulary is asked; `weight` is then [B, K], `hidden` [B, K] what stood there |
+| places | int64 [B, K] | inputs at which the vocabulary is asked; `weight` and `hidden`, what stood there, are [B, K] |
 | positions | int64 [B, T] | position of an input in its document; set with segments. Absent: its place in the row |
 | source | int64 [B, S] | ids that an encoder reads before the decoder writes `tokens` |
 | source_segments | int64 [B, S] | whose source a place is: seen by inputs of that segment; -1 is padding. Absent: one |

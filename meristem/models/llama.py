@@ -238,6 +238,8 @@ def _read_layers(theirs: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """Which layers have a window and which no rotation; every kind spells it differently."""
     layers, window, types = theirs["num_hidden_layers"], theirs.get("sliding_window"), theirs.get("layer_types")
     nope: list[int] = []
+    if not isinstance(layers, int):
+        raise ValueError(f"num_hidden_layers = {layers!r} is no number of layers")
     if kind.model_type == "llama" and window:
         raise ValueError(f"sliding_window = {window} means nothing to a LlamaForCausalLM")
     if kind.model_type == "mistral":
@@ -249,8 +251,10 @@ def _read_layers(theirs: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         window, full = theirs.get("sliding_window", 4096) or 0, theirs.get("max_window_layers", 28)
         types = types or ["sliding_attention" if window and i >= full else "full_attention" for i in range(layers)]
     if kind.model_type == "smollm3":
-        every = theirs.get("no_rope_layer_interval", 4)
+        every = theirs.get("no_rope_layer_interval") or 4
         turned = theirs.get("no_rope_layers") or [(i + 1) % every for i in range(layers)]
+        if len(turned) < layers:
+            raise ValueError(f"no_rope_layers = {turned!r} does not say for each of {layers} layers whether it turns")
         nope = [i for i in range(layers) if not turned[i]]
         types = types or ["sliding_attention" if window and i in nope else "full_attention" for i in range(layers)]
     types = types or ["full_attention"] * layers

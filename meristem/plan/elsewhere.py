@@ -1,8 +1,8 @@
-"""Plans for a machine that is not this one: whether a model fits its memory, and how long training on many devices takes.
+"""Plans for a machine that is not this one: whether a model fits its memory, how long training on many devices takes.
 
     found = fit(named("llama2-70b"), memory=24 * 10**9)
-    found.best.name                     # "int4, 31 of 80 layers in another memory": the least change that fits
-    days(1_022_362, devices=2048)       # 20.8: LLaMA 65B, Touvron et al. 2023, https://arxiv.org/abs/2302.13971 (table 15)
+    found.best.name                     # "int4, 37 of 80 layers in another memory": the least change that fits
+    days(1_022_362, devices=2048)       # 20.8: LLaMA 65B (https://arxiv.org/abs/2302.13971, table 15)
 
 Bytes are counted on the meta device from the model's own layers: bf16 weights, or those that `nn.quantise` makes (int8
 with a scale a row; int4 with one for 32 columns, 4.5 bits a weight; tables and norms stay bf16), the key/value cache of
@@ -37,7 +37,7 @@ class Way:
 
     @property
     def name(self) -> str:
-        """"int4, 31 of 80 layers in another memory"."""
+        """"int4, 37 of 80 layers in another memory"."""
         return self.precision + (f", {self.moved} of {self.layers} layers in another memory" if self.moved else "")
 
 
@@ -80,7 +80,7 @@ def named(size: str) -> Part:
 
 
 def fit(model: Part, memory: int, context: int = 0, batch: int = 1) -> Fit:
-    """How a decoder can be used within `memory` bytes, `batch` rows of up to `context` positions (0: the model's own)."""
+    """How a decoder can be used within `memory` bytes, `batch` rows of up to `context` positions (0: its own)."""
     module = compute_in(on_meta(model), torch.bfloat16)
     context = context or int(module.config.context)            # type: ignore[union-attr, arg-type]
     if memory < 1 or context < 1 or batch < 1:

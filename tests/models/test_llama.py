@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from meristem.core.errors import RequestError
 from meristem.hub import hf
 from meristem.hub.tensors import Tensors
 from tests.models import parity
@@ -139,3 +140,70 @@ def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     before, after = Tensors.open(tmp_path / "in"), Tensors.open(tmp_path / "out")
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def write(folder: Path, model: Any, **changes: Any) -> Path:
+    """A folder of transformers' whose config.json is changed; None removes a key, "null" sets it to null."""
+    model.save_pretrained(folder)
+    tree = json.loads((folder / "config.json").read_text()) | changes
+    tree = {key: None if value == "null" else value for key, value in tree.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(tree))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["llama-linear", "llama-dynamic", "llama-yarn", "llama-yarn-mscale", "llama3"])
+@torch.no_grad()
+def test_scalings_in_the_words_of_transformers_4_are_read(name: str, tmp_path: Path) -> None:
+    """rope_scaling beside rope_theta, and before 4.43 `type` for `rope_type`."""
+    model = theirs(name)
+    want = model(ROWS).logits
+    old = dict(model.config.rope_parameters)
+    theta, kind = old.pop("rope_theta"), old.pop("rope_type")
+    folder = write(tmp_path, model, rope_parameters=None, rope_theta=theta, rope_scaling={"type": kind, **old})
+    parity.close(hf.load(folder).module(ROWS), want)
+
+
+@torch.no_grad()
+def test_what_a_missing_key_means_depends_on_the_kind(tmp_path: Path) -> None:
+    mistral = theirs("mistral-window")
+    assert hf.load(write(tmp_path / "a", mistral, sliding_window=None)).config.window == 4096
+    assert hf.load(write(tmp_path / "b", mistral, sliding_window="null")).config.window == 0
+    qwen = hf.load(write(tmp_path / "c", theirs("qwen2-window"), layer_types=None)).config
+    assert (qwen.window, qwen.windowed) == (9, (1, 2)), "from max_window_layers on"
+    smol = hf.load(write(tmp_path / "d", theirs("smollm3"), no_rope_layers=None, no_rope_layer_interval=None,
+                         tie_word_embeddings=None, rope_parameters=None, layer_types=None)).config
+    assert (smol.nope, smol.tied, smol.theta) == ((), True, 2e6), "every fourth of three layers"
+
+
+@pytest.mark.parametrize(("name", "changes", "says"), [
+    ("llama", {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "rope_type .*disagree"),
+    ("llama", {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "'longrope' is not supported"),
+    ("llama", {"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.factor is missing"),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "factor": -1.0}}, "factor > 0"),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "alpha": 3}}, "alpha = 3 is a setting"),
+    ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5 is not supported"),
+    ("llama", {"sliding_window": 9}, "sliding_window = 9 means nothing"),
+    ("mistral-window", {"attention_bias": True}, "attention_bias and mlp_bias mean nothing"),
+    ("mistral-window", {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}, "disagree"),
+    ("qwen2-window", {"layer_types": ["sliding_attention"]}, "for each layer"),
+    ("qwen2-window", {"layer_types": ["chunked_attention"] * 3}, "for each layer"),
+    ("qwen2-window", {"use_sliding_window": False}, "window of 0 disagree"),
+    ("qwen2-window", {"sliding_window": -4}, "window"),
+    ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
+    ("llama", {"num_hidden_layers": "three"}, "three"),
+])
+def test_a_setting_that_cannot_be_honoured_is_one_line(name: str, changes: dict[str, Any], says: str,
+                                                       tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=says) as caught:
+        hf.load(write(tmp_path, theirs(name), **changes))
+    assert "\n" not in str(caught.value) and "config.json" in str(caught.value)
+
+
+def test_a_combination_that_transformers_lacks_is_not_written(tmp_path: Path) -> None:
+    for fields in ({"qk_norm": True, "nope": (1,)}, {"qk_norm": True, "mlp_bias": True}, {"out_bias": True}):
+        config, module = parity.ours("llama", **{**SMALL, **fields})
+        with pytest.raises(RequestError, match="none of LlamaForCausalLM, .* computes what this model does"):
+            hf.save(tmp_path / "no", "llama", config, module)
+    config, module = parity.ours("llama", **{**SMALL, "scaling": {"kind": "dynamic", "factor": 2.0, "original": 8}})
+    with pytest.raises(RequestError, match="dynamic scaling begins at the context there"):
+        hf.save(tmp_path / "no", "llama", config, module)
