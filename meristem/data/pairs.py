@@ -78,11 +78,12 @@ def _rows(pairs: list[tuple[Ids, Ids]], end: int, context: int, seed: int) -> di
         room = (room[0] - need[0], room[1] - need[1])
     wide = max(sum(len(s) + 1 for s, _ in row) for row in rows)
     long = max(sum(len(t) + 2 for _, t in row) for row in rows)
-    out = {"source": np.full((len(rows), wide), end, dtype=np.int32),
-           "source_segments": np.full((len(rows), wide), -1, dtype=np.int16),
-           "tokens": np.full((len(rows), long), end, dtype=np.int32),
-           "segments": np.empty((len(rows), long - 1), dtype=np.int16),
-           "weight": np.zeros((len(rows), long - 1), dtype=bool)}
+    out: dict[str, np.ndarray] = {
+        "source": np.full((len(rows), wide), end, dtype=np.int32),
+        "source_segments": np.full((len(rows), wide), -1, dtype=np.int16),
+        "tokens": np.full((len(rows), long), end, dtype=np.int32),
+        "segments": np.empty((len(rows), long - 1), dtype=np.int16),
+        "weight": np.zeros((len(rows), long - 1), dtype=bool)}
     for r, row in enumerate(rows):
         read = written = 0
         for number, (source, target) in enumerate(row):

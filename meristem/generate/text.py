@@ -91,11 +91,11 @@ class Stream:
 
 def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sampling: Sampling | None = None, *,
              on_text: Callable[[int, str], None] | None = None, draft: nn.Module | None = None,
-             also: Collection[int] = ()) -> list[Completion]:
+             also: Collection[int] = (), source: Sequence[np.ndarray] | None = None) -> list[Completion]:
     """Text after each prompt (ids); `on_text(row, piece)` hears it as it appears, whole characters only.
 
-    A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. RequestError as
-    `autoregressive.generate`, and for a bad grammar.
+    A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. An encoder-decoder
+    reads `source`. RequestError as `autoregressive.generate`, and for a bad grammar.
     """
     sampling = sampling or Sampling()
     config: Any = module.config
@@ -119,7 +119,7 @@ def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sam
 
     made = autoregressive.generate(module, prompts, plain, stop={codec.end, *also}, on_token=show, draft=draft,
                                    grammars=[rules.copy() for _ in prompts] if rules else (),
-                                   ends=ends if sampling.stop else None)
+                                   ends=ends if sampling.stop else None, source=source)
     out = []
     for row, (stream, one) in enumerate(zip(streams, made, strict=True)):
         piece = stream.end()

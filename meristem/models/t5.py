@@ -184,7 +184,9 @@ class Model(nn.Module):
             raise RequestError("this T5 is an encoder alone: use model.encode")
         memory = seen = None
         if cache is None:
-            assert source is not None, "without a cache the decoder needs the source"
+            if source is None:
+                raise RequestError("a T5 writes after reading a source, so it can neither score nor embed a text alone; "
+                                   "use generate, whose prompt is the source")
             memory = self.encode(source, source_segments)
             if source_segments is not None:
                 mine = torch.zeros_like(tokens[:, :1]) if segments is None else segments

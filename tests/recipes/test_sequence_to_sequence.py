@@ -2,7 +2,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
+import meristem
 from meristem.core.config import edit
+from meristem.core.errors import RequestError
 from meristem.corpus.curate import curate
 from meristem.generate.seq2seq import answers
 from meristem.hub import hf
@@ -28,9 +32,13 @@ def test_from_text_to_tasks_to_answers(real_files: Path, tmp_path: Path) -> None
     assert log[0]["targets"] == 4 * lengths(100)[1]
     tasks = [{"input": f"say {a} or {b}", "target": a} for a in ("yes", "no") for b in map(str, range(40))]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
-    tune = edit(recipes()["flan"](), {**TINY, "base": str(tmp_path / "base"), "train.context": 60, "train.steps": 150,
+    tune = edit(recipes()["flan"](), {**TINY, "base": str(tmp_path / "base"), "train.context": 60, "train.steps": 100,
                                       "train.lr": 1e-2, "data.corpus": str(tmp_path / "tasks.jsonl")})
     pretrain(tune, tmp_path / "tuned")
     loaded = hf.load(tmp_path / "tuned")
     assert loaded.family == "t5" and loaded.config.head == "lm"
     assert answers(loaded.module, loaded.codec, ["say yes or 7", "say no or 12"], length=4) == ["yes", "no"]
+    model = meristem.load(tmp_path / "tuned")
+    assert model.generate("say no or 3", length=4, temperature=0.0) == "no"
+    with pytest.raises(RequestError, match="neither score nor embed a text alone"):
+        model.score("say no or 3")
