@@ -115,7 +115,7 @@ def _problem(row: Any) -> str:
     words, labels = row.get("words"), row.get("labels")
     if words is not None or labels is not None:
         fine = isinstance(words, list) and isinstance(labels, list) and len(words) == len(labels) > 0
-        return "" if fine and all(isinstance(x, str) for x in words + labels) else (
+        return "" if fine and all(isinstance(x, str) for x in [*(words or ()), *(labels or ())]) else (
             "words and labels are lists of equally many strings")
     if not isinstance(row.get("text"), str) or not row["text"].strip():
         return "text is missing or empty"

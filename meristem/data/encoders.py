@@ -44,8 +44,8 @@ class Source:
         """Rows by number: tokens [B, T+1], weight and segments [B, T], and types [B, T], labels where there are any."""
         tokens = torch.from_numpy(self.rows["tokens"][which].astype(np.int64))
         real = np.arange(tokens.shape[1] - 1) < self.rows["lengths"][which][:, None]
-        more = {key: torch.from_numpy(self.rows[key][which].astype(np.int64)) for key in ("types", "labels")
-                if key in self.rows}
+        more: Batch = {key: torch.from_numpy(self.rows[key][which].astype(np.int64)) for key in ("types", "labels")
+                       if key in self.rows}
         return {"tokens": tokens, "weight": torch.from_numpy(real.astype(np.float32)),
                 "segments": torch.from_numpy((~real).astype(np.int64)), **more}
 

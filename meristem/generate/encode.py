@@ -55,7 +55,7 @@ class Pooling:
                 if len(named) != 1 or named[0] not in MODES.values():
                     raise RequestError(f"{path}: pooling {' and '.join(named) or 'of no kind'} is not computed; one of "
                                        f"{', '.join(MODES.values())} is")
-                mode = named[0]                                # type: ignore[assignment]
+                mode = named[0]
         limits = folder / "sentence_bert_config.json"
         longest = (read_json(limits).get("max_seq_length") or 0) if limits.is_file() else 0
         return cls(mode, any(kind == "Normalize" for kind, _ in steps), longest)
@@ -112,7 +112,8 @@ def _each(module: nn.Module, codec: Codec, texts: Sequence[str], longest: int,
             raise RequestError(f"the text that begins {text[:30]!r} has {len(row)} tokens, marks included; the model "
                                f"takes {longest}: shorten it, or take it in pieces")
         rows.append(np.array(row, dtype=np.int64))
-    order, out = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    out: dict[int, Tensor] = {}
     training = module.training
     module.eval()
     try:

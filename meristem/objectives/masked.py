@@ -43,7 +43,7 @@ class Masked(Objective):
         special[sorted(set(codec.marks.values()))] = True
         self.rate, self.static, self.mask = rate, static, codec.marks["mask"]
         words = whole_word and isinstance(codec, Fast)
-        starts = torch.from_numpy(codec.starts()) if words else torch.ones_like(special)   # type: ignore[attr-defined]
+        starts = torch.from_numpy(codec.starts()) if words else torch.ones_like(special)
         self.register_buffer("special", special, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
         self.register_buffer("ordinary", (~special).nonzero()[:, 0], persistent=False)
@@ -70,7 +70,7 @@ class Masked(Objective):
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """tokens [B, T], and what the batch says of segments, types and places."""
-        given = {key: batch[key] for key in ("segments", "types", "places") if key in batch}
+        given: Batch = {key: batch[key] for key in ("segments", "types", "places") if key in batch}
         return {"tokens": batch["tokens"][:, :-1], **given}
 
     def score(self, output: Float[Tensor, "B K V"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

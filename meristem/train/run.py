@@ -215,7 +215,7 @@ def other_head(family: str, config: Any, module: torch.nn.Module,
     RequestError for a family without heads.
     """
     entry = registry.load("models", family)
-    kept = {key: fields[key] for key in ("head", "labels", "dropout") if key in fields}
+    kept: dict[str, Any] = {key: fields[key] for key in ("head", "labels", "dropout") if key in fields}
     wanted = from_dict(entry.Config, {**to_dict(config), **kept})
     if wanted == config:
         return config, module
