@@ -22,6 +22,9 @@ MODELS: dict[str, tuple[str, dict]] = {
     "neox": ("neox", {}),
     "palm": ("palm", {}),
     "starcoder2": ("starcoder2", {}),
+    "mixtral": ("mixtral", {"hidden": 48, "experts": 4}),
+    "llama4": ("llama4", {"layers": 4, "groups": 2, "head_dim": 8, "hidden": 48, "dense_hidden": 48, "experts": 4,
+                          "chunk": 6}),
 }
 
 
@@ -45,7 +48,7 @@ def pieces(batch: Batch) -> list[Batch]:
     return found
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_a_packed_loss_is_the_sum_of_its_documents_losses(objective, data) -> None:
     length = data.draw(st.integers(1, CONTEXT))
