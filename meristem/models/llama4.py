@@ -199,8 +199,8 @@ def _read_layers(theirs: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     turned = theirs.get("no_rope_layers") or [(i + 1) % interval for i in range(layers)]
     types = theirs.get("layer_types") or ["chunked_attention" if t else "full_attention" for t in turned]
     if len(turned) < layers or len(types) < layers or set(types) - {"chunked_attention", "full_attention"}:
-        raise ValueError(f"no_rope_layers and layer_types must say for each of the {layers} layers whether it is turned, "
-                         "and chunked_attention or full_attention")
+        raise ValueError(f"no_rope_layers and layer_types must say for each of {layers} layers whether it is turned "
+                         "and whether it has chunked_attention or full_attention")
     every = theirs.get("interleave_moe_layer_step", 1)
     sparse = theirs.get("moe_layers")
     return {"every": every, "sparse": range(every - 1, layers, every) if sparse is None else sparse,

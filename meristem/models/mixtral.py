@@ -59,7 +59,8 @@ class Config:
         if self.scaling.kind in ("dynamic", "yarn", "llama3") and not self.scaling.original:
             set_(self, "scaling", replace(self.scaling, original=self.context))
         if self.every < 1 or not all(0 <= i < self.layers for i in self.dense):
-            raise ValueError(f"every ({self.every}) must be at least 1, dense ({self.dense}) name layers of {self.layers}")
+            raise ValueError(f"every ({self.every}) must be at least 1, dense ({self.dense}) name layers "
+                             f"of {self.layers}")
         if not all(map(self.sparse, range(self.layers))) and not self.dense_hidden:
             raise ValueError("layers without experts need dense_hidden, their width")
 
@@ -170,8 +171,6 @@ def _names(kind: str) -> NameMap:
         ignore=("model.layers.{i}.self_attn.rotary_emb.inv_freq",))
 
 
-HF = NameMaps(lambda config: _names(next(m for m in HF_CONFIG.maps if m.covers(config)).kinds[0].model_type))
-
 ROWS: tuple[tuple[Any, ...], ...] = (
     ("vocab", "vocab_size"),
     ("context", "max_position_embeddings"),
@@ -201,7 +200,8 @@ HF_CONFIG = FieldMaps(
     FieldMap(
         Kind("MixtralForCausalLM", "mixtral", {"qk_norm": False, "normalise": True, "every": 1, "dense": (),
                                                "balance_rate": 0.0}),
-        rows=(*ROWS, ("hidden", "intermediate_size"), ("experts", "num_local_experts"), ("window", "sliding_window", None)),
+        rows=(*ROWS, ("hidden", "intermediate_size"), ("experts", "num_local_experts"),
+              ("window", "sliding_window", None)),
         fixed=FIXED, **HOW),
     FieldMap(
         Kind("Qwen3MoeForCausalLM", "qwen3_moe", {"qk_norm": True, "window": 0, "balance_rate": 0.0}),
@@ -213,3 +213,5 @@ HF_CONFIG = FieldMaps(
               ("balance_rate", "balance_rate")),
         fixed=FIXED, **HOW),
 )
+
+HF = NameMaps(lambda config: _names(next(m for m in HF_CONFIG.maps if m.covers(config)).kinds[0].model_type))

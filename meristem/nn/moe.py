@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token to `top_k` of many feed-forward networks (experts), and none is dropped.
+"""Mixture of experts: a router sends each token to `top_k` of many feed-forward networks (experts); none is dropped.
 
 Shazeer et al. 2017, https://arxiv.org/abs/1701.06538; Switch (Fedus et al. 2021), https://arxiv.org/abs/2101.03961;
 Mixtral (Jiang et al. 2024), https://arxiv.org/abs/2401.04088 section 2.1; dropless: Gale et al. 2022,
@@ -19,6 +19,7 @@ number of experts and however uneven the load (no capacity, no padding). Two way
   the whole step was below the mean, down where above. No gradient is disturbed, and micro-batches don't matter.
 """
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -51,8 +52,8 @@ class MoE(nn.Module):
     """sum over the chosen experts of weight_e * expert_e(x), plus a shared expert where `shared` (its width) is set.
 
     `score` makes probabilities of the router's logits: softmax over all experts, or a sigmoid each. The weights are the
-    chosen ones' probabilities, divided by their sum if `normalise` (a softmax over the chosen logits is just that). With
-    `scale_input` they multiply what goes into an expert instead of what comes out (Llama 4).
+    chosen ones' probabilities, divided by their sum if `normalise` (a softmax over the chosen logits is just that).
+    With `scale_input` they multiply what goes into an expert instead of what comes out (Llama 4).
     """
 
     bias: Tensor | None
@@ -135,7 +136,7 @@ def adjust(routed: Iterable[MoE], move: bool = True) -> None:
 
 
 def grouped(x: Float[Tensor, "N I"], weight: Float[Tensor, "E O I"], ends: Int[Tensor, "E"]) -> Float[Tensor, "N O"]:
-    """Rows ends[e - 1] to ends[e] of x times the e-th matrix, transposed, in the type of x: one call for all experts."""
+    """Rows ends[e - 1] to ends[e] of x times the e-th matrix, transposed, in x's type: one call for all experts."""
     weight = weight.to(x.dtype)
     align, out = 16 // x.element_size(), weight.shape[1]       # torch's kernel takes rows of whole 16 bytes only
     if inner := -x.shape[1] % align:
@@ -169,11 +170,11 @@ def _(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
     return left.new_empty(ends.shape[0], left.shape[1], right.shape[1])
 
 
-def _keep(ctx, inputs, output) -> None:                        # type: ignore[no-untyped-def]
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad: Tensor):                              # type: ignore[no-untyped-def]
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x, weight, ends = ctx.saved_tensors
     return (_grouped(grad, weight.mT, ends) if ctx.needs_input_grad[0] else None,
             _outer(grad, x, ends) if ctx.needs_input_grad[1] else None, None)

@@ -9,8 +9,8 @@ from meristem.core.run import Data, Run, Train
 def mixtral() -> Run:
     """A small Mixtral: eight experts a layer, two for each token, so the work of a dense `hidden` of 512 a token.
 
-    `model.balance_loss=0 model.balance_rate=0.001` balances by biases instead of a loss (nn.moe); the log's `balance` is
-    1 when the loads are even.
+    `model.balance_loss=0 model.balance_rate=0.001` balances by biases instead of a loss (nn.moe); the log's `balance`
+    is 1 when the loads are even.
 
     Command: `meristem pretrain mixtral data.corpus=CORPUS --out runs/mixtral`. CPU time: not measured
     yet. Expected score: not measured yet.

@@ -14,8 +14,9 @@ SHAPE = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 40, "intermed
          "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
          "max_position_embeddings": 128, "attention_chunk_size": 24, "floor_scale": 10}
 THEIRS: dict[str, dict[str, Any]] = {                          # what differs from SHAPE
-    "scout": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 16.0, "low_freq_factor": 1.0,
-                                  "high_freq_factor": 1.0, "original_max_position_embeddings": 32}},
+    "scout": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 16.0,
+                                  "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+                                  "original_max_position_embeddings": 32}},
     "maverick": {"interleave_moe_layer_step": 2, "use_qk_norm": False, "attn_scale": 0.3},
     "odd": {"num_experts_per_tok": 3, "no_rope_layers": [0, 1, 1, 0], "attn_temperature_tuning": False,
             "moe_layers": [0, 3], "attention_bias": True, "layer_types": ["full_attention"] * 2

@@ -1,4 +1,4 @@
-"""Mixtral and Qwen3-MoE compute what transformers computes, through files, both ways; routing is a token's own affair."""
+"""Mixtral and Qwen3-MoE compute what transformers computes, through files, both ways; a token routes for itself."""
 from pathlib import Path
 from typing import Any
 
