@@ -108,7 +108,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def build(kind: type[T], part: Part, **more: Any) -> T:
+def build(kind: type[T], part: Part, /, **more: Any) -> T:
     """The registry entry's own config dataclass from a `Part` (its fields over the defaults)."""
     return from_dict(kind, {**part.fields, **more})
 
