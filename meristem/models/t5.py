@@ -185,8 +185,8 @@ class Model(nn.Module):
         memory = seen = None
         if cache is None:
             if source is None:
-                raise RequestError("a T5 writes after reading a source, so it can neither score nor embed a text alone; "
-                                   "use generate, whose prompt is the source")
+                raise RequestError("a T5 writes after reading a source, so it can neither score nor embed a text "
+                                   "alone; use generate, whose prompt is the source")
             memory = self.encode(source, source_segments)
             if source_segments is not None:
                 mine = torch.zeros_like(tokens[:, :1]) if segments is None else segments

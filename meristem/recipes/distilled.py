@@ -1,4 +1,4 @@
-"""Distillation recipes: a smaller network learns from a larger one (Hinton et al. 2015). Times are for one thread."""
+"""Distillation recipes: a smaller network learns from a larger one (Hinton et al. 2015)."""
 from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
 
@@ -7,7 +7,7 @@ def distil() -> Run:
     """A Llama of half the depth learns from recipe llama's model, which must have the same corpus and codec.
 
     Command: `meristem pretrain distil objective.teacher=runs/llama data.corpus=CORPUS --out runs/distil`. CPU time:
-    about 6 minutes. Expected: below the same student trained without a teacher (objective.name=next_token).
+    not measured yet. Expected: not measured yet; the student to compare with has objective.name=next_token.
     """
     return Run(
         name="distil",

@@ -40,5 +40,5 @@ def test_from_text_to_tasks_to_answers(real_files: Path, tmp_path: Path) -> None
     assert answers(loaded.module, loaded.codec, ["say yes or 7", "say no or 12"], length=4) == ["yes", "no"]
     model = meristem.load(tmp_path / "tuned")
     assert model.generate("say no or 3", length=4, temperature=0.0) == "no"
-    with pytest.raises(RequestError, match="neither score nor embed a text alone"):
+    with pytest.raises(RequestError, match="neither score nor embed a text"):
         model.score("say no or 3")
