@@ -49,6 +49,8 @@ bench-peers: .venv/dev.stamp
 	@"$(PYTHON)" -m venv .bench/litgpt
 	@.bench/litgpt/bin/python -m pip install --quiet torch==2.13.0
 	@.bench/litgpt/bin/python -m pip install --quiet torch==2.13.0 litgpt numpy
+	@"$(PYTHON)" -m venv .bench/llamacpp/env
+	@.bench/llamacpp/env/bin/python -m pip install --quiet numpy gguf llama-cpp-python
 	@$(BIN)/python -m venv --without-pip .bench/lm_eval
 	@.bench/lm_eval/bin/python -c 'import pathlib, sys, sysconfig; p = pathlib.Path(sysconfig.get_paths()["purelib"]); \
 	    (p / "meristem.pth").write_text(str(pathlib.Path(".venv").resolve() / p.relative_to(sys.prefix)))'

@@ -104,7 +104,7 @@ class Step:
         lib = kernel.library()
         batch, each, _ = x.shape
         slots = cache[0].k.shape[2]
-        assert lib is not None and len(cache) == len(self.layers) and 0 <= int(positions.min())
+        assert lib is not None and len(cache) == len(self.layers) and int(positions.min()) >= 0
         if int(positions.max()) >= slots:
             raise IndexError(f"position {int(positions.max())} is beyond the cache's {slots} slots")
         positions, rope = positions.contiguous(), rope.expand(2, batch, each, -1).contiguous()

@@ -37,7 +37,8 @@ class QuantisedLinear(nn.Module):
         if bits not in LEVELS:
             raise RequestError(f"weights can be quantised to 8 or 4 bits, not {bits}")
         if cols % group or group % 8:
-            raise RequestError(f"a group of {group} columns must be a multiple of 8 and divide a weight's {cols} columns")
+            raise RequestError(f"a group of {group} columns must be a multiple of 8 and divide a weight's {cols}; "
+                               "choose another group, or leave the layer out by its name")
         self.out_features, self.in_features, self.bits, self.group = rows, cols, bits, group
         panels = math.ceil(rows / LANES)
         shape, dtype = ((cols // 2, LANES, 2), torch.int8) if bits == 8 else ((cols // 8, LANES), torch.int32)

@@ -1,8 +1,8 @@
 """Native products of few rows on a CPU: `kernel.cpp`, built on first use, called through ctypes.
 
 A decoded token reads every weight once, so its ceiling is memory bandwidth over weight bytes; torch's operators stop at
-a third of it (docs/benchmarks.md). Nothing here is needed: without a C++ compiler, or with MERISTEM_KERNEL=0, `library()`
-is None and everything runs on torch, which is also the reference of the tests and the path of every gradient.
+a third of it (docs/benchmarks.md). Nothing here is needed: without a C++ compiler, or with MERISTEM_KERNEL=0,
+`library()` is None and everything runs on torch, which is also the reference of the tests and the path of gradients.
 
 The library lies in the user's cache folder under a hash of source, compiler, flags and processor. It is linked against
 the OpenMP runtime that torch has loaded: two runtimes would be two pools of threads, spinning against each other.
@@ -84,7 +84,7 @@ class Product:
             return F.linear(x, self.weight, bias)
         lib = library()
         assert lib is not None
-        columns, block = self.matrix.rows, torch.empty(self.matrix.cols, BLOCK + 32, dtype=x.dtype)    # + 32: other sets
+        columns, block = self.matrix.rows, torch.empty(self.matrix.cols, BLOCK + 32, dtype=x.dtype)   # + 32: other sets
         y = torch.empty(len(x), columns, dtype=x.dtype)
         for start in range(0, columns, BLOCK):
             stop = min(start + BLOCK, columns)
@@ -137,7 +137,8 @@ def _built(compiler: list[str]) -> Path:
     """Path of the library, compiled now if it is not in the cache folder."""
     openmp = _openmp()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE)
-    facts = (SOURCE.read_text(encoding="utf-8"), shlex.join(compiler), version.stdout, *FLAGS, _processor(), str(openmp))
+    facts = (SOURCE.read_text(encoding="utf-8"), shlex.join(compiler), version.stdout, *FLAGS, _processor(),
+             str(openmp))
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meristem" / "kernel"
     try:
@@ -175,4 +176,4 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    return "\n".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features", "CPU part"))}))

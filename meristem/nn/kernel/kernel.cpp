@@ -197,7 +197,7 @@ void tile(const typename K::W* w, const typename K::X* x, i64 cols, float* y, i6
             HELD(in[r]);
         }
         for (int o = 0; o < O; o++) {
-            __builtin_prefetch(ahead + o * cols + c);
+            __builtin_prefetch(ahead + o * cols + c, 0, 2);
             auto weight = K::w(w + o * cols + c);
             HELD(weight);
             for (int r = 0; r < R; r++) K::add(a[o * R + r], weight, in[r]);
@@ -317,7 +317,7 @@ void panel(const Matrix& m, const Input& in, i64 row, i64 first, float* y, i64 s
         vf sum[P][R][K::N] = {};
         for (i64 c = 0; c < m.group; c += K::COLS, w += K::BYTES, x += K::COLS)
             for (int p = 0; p < P; p++) {
-                __builtin_prefetch(w + p * bytes + ahead);
+                __builtin_prefetch(w + p * bytes + ahead, 0, 2);
                 K::template add<R>(sum[p], w + p * bytes, x, m.cols);
             }
         for (int p = 0; p < P; p++) {
