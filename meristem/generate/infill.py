@@ -31,10 +31,10 @@ class Sentinels:
     @classmethod
     def of(cls, codec: Codec) -> "Sentinels":
         """Those of a codec, in any of the spellings known; RequestError when it has none."""
-        for names in SPELLED if isinstance(codec, Fast) else ():
-            ids = [codec.special.get(name) for name in names]
-            if None not in ids:
-                return cls(*ids)
+        special: dict[str, int] = codec.special if isinstance(codec, Fast) else {}
+        for names in SPELLED:
+            if all(name in special for name in names):
+                return cls(*(special[name] for name in names))
         raise RequestError(f"the tokenizer has no special tokens {', '.join(STARCODER)}, so nothing marks the gap; fit "
                            f"one that has: data.codec.name=bpe 'data.codec.special={list(STARCODER)}'")
 

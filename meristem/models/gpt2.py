@@ -112,8 +112,8 @@ class Model(nn.Module):
         return [Cache(batch, c.heads, length, c.dim // c.heads, dtype) for _ in self.blocks]
 
 
-def _gpt3(layers: int, dim: int, heads: int, **more: int) -> Config:
-    return Config(context=2048, layers=layers, dim=dim, heads=heads, **more)
+def _gpt3(layers: int, dim: int, heads: int, vocab: int = 50257) -> Config:
+    return Config(vocab, 2048, dim, layers, heads)
 
 
 SIZES = {
@@ -130,7 +130,7 @@ SIZES = {
     "gpt3-6.7b": _gpt3(32, 4096, 32),
     "gpt3-13b": _gpt3(40, 5120, 40),                           # printed as 5140, which 40 heads of 128 are not
     "gpt3-175b": _gpt3(96, 12288, 96),
-    "mt-nlg-530b": _gpt3(105, 20480, 128, vocab=51200),        # Smith et al. 2022, https://arxiv.org/abs/2201.11990
+    "mt-nlg-530b": _gpt3(105, 20480, 128, 51200),              # Smith et al. 2022, https://arxiv.org/abs/2201.11990
     # Chen et al. 2021, https://arxiv.org/abs/2107.03374: GPT-3's 12B, with runs of 2 to 25 spaces as 24 more tokens
     "codex-12b": Config(vocab=50281, context=4096, dim=5120, layers=40, heads=40),
 }

@@ -68,8 +68,8 @@ class FillInTheMiddle(NextToken):
             if length > 1:
                 new = self.rearranged(ids[:length], len(ids), rng)
                 made[row, :len(new)], weight[row, :len(new) - 1] = new, 1.0
-        place = {"device": batch["tokens"].device}
-        out = {**batch, "tokens": torch.tensor(made, **place), "weight": torch.tensor(weight, **place)}
+        place = batch["tokens"].device
+        out = {**batch, "tokens": torch.tensor(made, device=place), "weight": torch.tensor(weight, device=place)}
         return separate(out, self.codec.end) if "segments" in batch else out
 
     def rearranged(self, ids: np.ndarray, room: int, rng: np.random.Generator) -> np.ndarray:
