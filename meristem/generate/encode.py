@@ -80,12 +80,15 @@ def embed(module: nn.Module, codec: Codec, texts: Sequence[str],
 
 
 @torch.no_grad()
-def classify(module: nn.Module, codec: Codec, texts: Sequence[str]) -> Float[Tensor, "N L"]:
-    """The probability of each class of `module.config.labels`. RequestError for a model without such a head."""
+def classify(module: nn.Module, codec: Codec, texts: Sequence[str], cut: bool = False) -> Float[Tensor, "N L"]:
+    """The probability of each class of `module.config.labels`; `cut` cuts long texts at their end, as training does.
+
+    RequestError for a model without such a head, and for a text beyond the context.
+    """
     if vars(module.config).get("head") != "sequence":
         raise RequestError("this model has no classes of texts; fine-tune one with model.head=sequence")
     return _each(module, codec, texts, 0,
-                 lambda tokens, real: module(*_inputs(module, tokens, real)).float().softmax(-1))
+                 lambda tokens, real: module(*_inputs(module, tokens, real)).float().softmax(-1), cut)
 
 
 def one_way(module: nn.Module) -> None:
@@ -101,13 +104,15 @@ def _inputs(module: nn.Module, tokens: Tensor, real: Tensor) -> tuple[Tensor, ..
 
 
 def _each(module: nn.Module, codec: Codec, texts: Sequence[str], longest: int,
-          call: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+          call: Callable[[Tensor, Tensor], Tensor], cut: bool = False) -> Tensor:
     """`call(tokens, real)` on rows of like length together; the results in the order of the texts."""
     context: int = module.config.context                       # type: ignore[union-attr, assignment]
     longest = min(longest or context, context)
     marks, rows = codec.marks, []
     for text, ids in zip(texts, codec.encode_batch(list(texts)), strict=True):
         row = [marks["cls"], *ids, marks["sep"]] if "cls" in marks and "sep" in marks else [codec.end, *ids]
+        if len(row) > longest and cut:
+            row = [*row[:longest - 1], row[-1]]
         if len(row) > longest:
             raise RequestError(f"the text that begins {text[:30]!r} has {len(row)} tokens, marks included; the model "
                                f"takes {longest}: shorten it, or take it in pieces")

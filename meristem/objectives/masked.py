@@ -40,7 +40,8 @@ class Masked(Objective):
         if whole_word and not isinstance(codec, Fast):
             raise RequestError(f"the {codec.name} codec has no words of several tokens; unset objective.whole_word")
         special = torch.zeros(codec.vocab, dtype=torch.bool)
-        special[sorted(set(codec.marks.values()))] = True
+        more = codec.special.values() if isinstance(codec, Fast) else ()
+        special[sorted({*codec.marks.values(), *more})] = True
         self.rate, self.static, self.mask = rate, static, codec.marks["mask"]
         words = whole_word and isinstance(codec, Fast)
         starts = torch.from_numpy(codec.starts()) if words else torch.ones_like(special)

@@ -51,6 +51,10 @@ def test_classes_are_the_softmax_of_the_head(codec):
     shares = classify(module, codec, TEXTS)
     ids = torch.tensor([[codec.marks["cls"], *codec.encode(TEXTS[1]), codec.marks["sep"]]])
     torch.testing.assert_close(shares[1], module(ids)[0].detach().softmax(-1), rtol=1e-5, atol=1e-6)
+    long = "Food " * 90
+    ids = torch.tensor([[codec.marks["cls"], *codec.encode(long)[:62], codec.marks["sep"]]])
+    torch.testing.assert_close(classify(module, codec, [long], cut=True)[0], module(ids)[0].detach().softmax(-1),
+                               rtol=1e-5, atol=1e-6)
     with pytest.raises(RequestError, match="model.head=sequence"):
         classify(encoder(codec), codec, TEXTS)
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from meristem.codecs import bpe, unigram, wordpiece
 from meristem.core.errors import RequestError
 from meristem.core.run import Train
+from meristem.hub import hf
 from meristem.models.bert import Config, Model
 from meristem.objectives.base import make
 from meristem.objectives.masked import Masked, choose, fingerprint, uniform
@@ -156,6 +157,23 @@ def test_pairs_are_judged_with_the_masks_or_alone(codec):
     torch.testing.assert_close(alone(made)[0], want)
     with pytest.raises(RequestError, match="data.examples=sentence_pairs"):
         alone.prepare(rows(codec))
+
+
+def test_a_distilbert_learns_from_a_roberta_at_the_hidden_places(codec, tmp_path):
+    """Sanh et al. 2019: soft targets, hidden tokens and the direction of the features, each at the places only."""
+    teacher = model(codec, kind="roberta")
+    hf.save(tmp_path, "bert", teacher.config, teacher, codec)
+    student = model(codec, kind="distilbert")
+    objective = make("distillation", student, {"teacher": str(tmp_path), "inner": "masked", "cosine": 0.2}, codec)
+    made = objective.prepare(rows(codec))
+    loss, facts = objective(made)
+    taught = teacher.eval()(made["tokens"][:, :-1], None, None, made["places"])
+    soft = F.kl_div((student(made["tokens"][:, :-1], None, None, made["places"]) / 2).log_softmax(-1),
+                    (taught / 2).softmax(-1), reduction="sum") * 4
+    torch.testing.assert_close(facts["soft"], soft, rtol=1e-4, atol=1e-4)
+    assert {"soft", "hard", "cosine", "accuracy"} <= facts.keys()
+    loss.backward()
+    assert student.blocks[0].attn.q.weight.grad.abs().sum() > 0
 
 
 def test_bad_requests(codec):

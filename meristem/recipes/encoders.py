@@ -1,0 +1,67 @@
+"""Encoders: BERT, RoBERTa and DistilBERT from scratch, and fine-tuning them on labelled rows.
+
+`benchmarks/encoders.py` runs these on sentence polarity and prints the table of docs/results.md. Times: one core.
+"""
+from meristem.core.config import Part
+from meristem.core.run import Data, Run, Train
+
+SHAPE = {"dim": 128, "layers": 4, "heads": 4, "dropout": 0.0}
+WORDS = Part("wordpiece", {"vocab": 4096})
+
+
+def bert() -> Run:
+    """A small BERT: masked words, ten fixed maskings a row, and whether sentence B follows A.
+
+    Command: `meristem pretrain bert data.corpus=CORPUS --out runs/bert`. CPU time: not measured yet. Expected: the loss
+    of hidden words falls; no score was measured yet.
+    """
+    return Run(
+        name="bert",
+        model=Part("bert", {**SHAPE, "head": "pretraining"}),
+        objective=Part("next_sentence", {"static": 10}),
+        data=Data(codec=WORDS, examples="sentence_pairs"),
+        train=Train(steps=1500, batch=64, context=64, lr=1e-3, warmup=100, validate_every=500))
+
+
+def roberta() -> Run:
+    """The same network as RoBERTa trains it: masks drawn anew each time, text without pairs, more rows an update.
+
+    The vocabulary is WordPiece, as the `bert` recipe's, so that their losses can be compared.
+    Command: `meristem pretrain roberta data.corpus=CORPUS --out runs/roberta`. CPU time: not measured yet. Expected: no
+    score was measured yet; `benchmarks/encoders.py` measures what it is worth to 200 labels.
+    """
+    return Run(
+        name="roberta",
+        model=Part("bert", {**SHAPE, "kind": "roberta", "head": "lm"}),
+        objective=Part("masked", {}),
+        data=Data(codec=WORDS, examples="full_sentences"),
+        train=Train(steps=1500, batch=64, context=64, lr=1e-3, warmup=100, validate_every=500))
+
+
+def classify() -> Run:
+    """Classes of texts: fine-tune an encoder (`base`), or with `base=` empty train the same network from nothing.
+
+    Command: `meristem pretrain classify data.corpus=ROWS.jsonl base=runs/roberta --out runs/classify`; each line of the
+    file has text and label. CPU time: not measured yet. Expected: no score was measured yet; `benchmarks/encoders.py`.
+    """
+    return Run(
+        name="classify",
+        model=Part("bert", {**SHAPE, "kind": "roberta", "head": "sequence"}),
+        objective=Part("classify", {}),
+        data=Data(codec=WORDS, examples="labels"),
+        train=Train(steps=150, batch=32, context=64, lr=5e-4, warmup=15))
+
+
+def distilbert() -> Run:
+    """Half of recipe roberta's layers learn from its model as DistilBERT did: soft targets, masked words, directions.
+
+    The weights are the paper's 5 : 2 : 1, the corpus is the teacher's.
+    Command: `meristem pretrain distilbert objective.teacher=runs/roberta data.corpus=CORPUS --out runs/distilbert`.
+    CPU time: not measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="distilbert",
+        model=Part("bert", {**SHAPE, "layers": 2, "kind": "distilbert", "head": "lm"}),
+        objective=Part("distillation", {"inner": "masked", "temperature": 2.0, "alpha": 5 / 7, "cosine": 1 / 7}),
+        data=Data(codec=WORDS, examples="full_sentences"),
+        train=Train(steps=1500, batch=64, context=64, lr=1e-3, warmup=100, validate_every=500))
