@@ -7,11 +7,12 @@ Hu et al. 2021, https://arxiv.org/abs/2106.09685:
 
 It looks at names and nn.Linear only, so it works on any model. Files are PEFT's (`adapter_config.json`,
 `adapter_model.safetensors`): `peft.PeftModel.from_pretrained` reads ours and `load` reads theirs. Beside them
-`meristem.json` keeps the hash of the base (`hub.hf.identity`), and an adapter is refused on any other.
+`meristem.json` keeps the hash of the base (`hub.hf.identity`), and an adapter is refused on any other. Where the other
+format fuses an adapted layer with others (GPT-2's c_attn, GPT-NeoX), all layers stand under our names: PEFT then finds
+none of them in its model and refuses.
 """
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def save(folder: Path, module: nn.Module, family: str, base_hash: str, base: str
     if len(shapes) > 1:
         raise RequestError(f"adapters of several ranks or alphas ({sorted(shapes)}) do not fit one adapter_config.json")
     rank, alpha = shapes.pop()
-    theirs = _their_names(module, family)
+    known = _their_names(module, family)
+    theirs = (lambda name: str(known[name])) if all(known[name] for name in layers) else str
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         tensors[f"base_model.model.{theirs(name)}.lora_A.weight"] = layer.a.detach().contiguous()
@@ -138,8 +140,8 @@ def load(folder: Path, module: nn.Module, family: str, base_hash: str) -> nn.Mod
         raise RequestError(f"{folder / WEIGHTS} is missing") from None
     except (OSError, SafetensorError) as error:
         raise RequestError(f"{folder / WEIGHTS} is not a whole safetensors file ({error})") from None
-    theirs = _their_names(module, family)
-    ours = {f"base_model.model.{theirs(name)}": name for name in _linears(module)}
+    ours = {f"base_model.model.{stem}": name for name, other in _their_names(module, family).items()
+            for stem in (name, other) if stem}
     halves = {stem: name for stem, name in ours.items() if f"{stem}.lora_A.weight" in tensors}
     stray = [n for n in tensors if n.removesuffix(".lora_A.weight").removesuffix(".lora_B.weight") not in halves]
     if stray or not halves:
@@ -195,9 +197,15 @@ def _targets(chosen: list[str], everything: list[str]) -> list[str]:
     return words if meant == set(chosen) else sorted(chosen)
 
 
-def _their_names(module: nn.Module, family: str) -> Callable[[str], str]:
-    names = registry.load("models", family).HF.of(module)
-    return lambda layer: names.theirs(f"{layer}.weight").removesuffix(".weight")
+def _their_names(module: nn.Module, family: str) -> dict[str, str | None]:
+    """Every Linear layer -> its name in the other format, None where it has none of its own there."""
+    names, found = registry.load("models", family).HF.of(module), dict[str, str | None]()
+    for layer in _linears(module):
+        try:
+            found[layer] = names.theirs(f"{layer}.weight").removesuffix(".weight")
+        except RequestError:
+            found[layer] = None
+    return found
 
 
 def _linears(module: nn.Module) -> dict[str, nn.Linear]:
