@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from meristem.core import registry
 from meristem.core.errors import RequestError
 from meristem.generate.autoregressive import generate
 from meristem.generate.sampling import Sampling, distribution
@@ -102,6 +103,27 @@ def test_the_context_can_be_filled_and_numbers_reported() -> None:
     assert all(top[0][1] == pytest.approx(p, abs=1e-6) for top, p in zip(made[0].top, made[0].logprobs, strict=True))
     want = logprobs(model(), [np.append(prompt, made[0].tokens)])[0][-5:]
     np.testing.assert_allclose(made[0].logprobs, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "fields"), [
+    ("llama", {"window": 8}), ("gpt2", {}), ("llama4", {"groups": 2}), ("lstm", {"hidden": 48})])
+def test_every_kind_of_cache_forgets_rejected_guesses(family: str, fields: dict) -> None:
+    """Windows, learned positions, chunks and recurrent states; beams fork all of them, and batches change none."""
+    entry, heads = registry.load("models", family), {} if family == "lstm" else {"heads": 4}
+    torch.manual_seed(0)
+    module = entry.Model(entry.Config(vocab=61, context=64, dim=32, layers=2, **heads, **fields)).eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 61, n) for n in (36, 2, 20)]
+    plain = [g.tokens for g in generate(module, rows, length=14)]
+    assert [g.tokens for row in rows for g in generate(module, [row], length=14)] == plain
+    for draft in (None, module):
+        assert [g.tokens for g in generate(module, rows, Sampling(length=14, ahead=4), draft=draft)] == plain
+    beams = Sampling(length=5, beams=2)
+    assert [g.tokens for g in generate(module, rows, beams)] == [
+        g.tokens for row in rows for g in generate(module, [row], beams)]
 
 
 def test_another_vocabulary_is_refused() -> None:
