@@ -49,7 +49,7 @@ class Subject:
         """Natural log p of each answer token."""
         from meristem.generate.answers import answers
         from meristem.generate.score import logprobs
-        fits = [0 < len(answer) and len(prompt) + len(answer) <= self.context + 1 for prompt, answer in pairs]
+        fits = [len(answer) > 0 and len(prompt) + len(answer) <= self.context + 1 for prompt, answer in pairs]
         whole = iter(answers(self.module, [pair for pair, fit in zip(pairs, fits, strict=True) if fit]))
         windows = [[] if fit else _windows(*pair, self.context) for pair, fit in zip(pairs, fits, strict=True)]
         found = iter(logprobs(self.module, [row for rows in windows for row, _ in rows], BATCH_TOKENS))
