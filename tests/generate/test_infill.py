@@ -7,6 +7,7 @@ import torch
 
 import meristem
 from meristem.api import Model
+from meristem.cli.generate import generate
 from meristem.codecs import bpe
 from meristem.core.errors import RequestError
 from meristem.generate.infill import STARCODER, Sentinels, prompt
@@ -58,6 +59,12 @@ def test_a_trained_model_fills_the_gap_and_stops(model: Model, spm: bool) -> Non
         made = model.infill(text[:3], text[3 + gap:], length=8, temperature=0.0, spm=spm)
         right += made == text[3: 3 + gap]
     assert right >= (12 if spm else 8)                         # of 14; the end of the prefix is farther away in PSM
+
+
+def test_the_shell_shows_the_gap_filled(model: Model) -> None:
+    answer = generate(model.folder, "(klm", suffix="pqr)", length=8, temperature=0.0)
+    middle = model.infill("(klm", "pqr)", length=8, temperature=0.0)
+    assert answer.facts["text"] == middle and answer.text == f"(klm{middle}pqr)"
 
 
 def test_the_prompt_keeps_what_is_next_to_the_gap(codec: bpe.Bpe) -> None:
