@@ -16,7 +16,7 @@ quickstart: .venv/core.stamp
 	@$(BIN)/meristem quickstart $(ARGS)
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/dev.stamp
 	@$(BIN)/ruff check .
