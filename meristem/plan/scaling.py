@@ -27,6 +27,7 @@ from meristem.core.errors import MachineError, RequestError
 # R*_D: epochs after which more repeats are worth (almost) nothing more; their table
 REPEAT = 15.387756
 HUBER = 1e-3
+WIDE = 0.1                              # squares almost everywhere: no kinks to stop in on the way to the published fit
 Number = int | float                    # counts are integers, effective counts are not
 OWN = Path(__file__).parent / "law.json"
 STARTS = 4                              # best points of the grid that are polished
@@ -125,7 +126,7 @@ def fit(points: Points, *, unit: str = "nats/token", source: str = "", prior: fl
     logs = _logs(points)
     grid = torch.cartesian_prod(*(torch.tensor(v, dtype=torch.float64) for v in GRID.values()))
     best = grid[_objective(grid, logs, prior).topk(STARTS, largest=False).indices]
-    x = _polish(best, logs, prior)
+    x = _polish(_polish(best, logs, prior, WIDE), logs, prior)
     return _law(x[_objective(x, logs, prior).argmin()], logs, unit, source)
 
 
@@ -162,16 +163,18 @@ def _logs(points: Points) -> Float[Tensor, "3 R"]:
     return torch.tensor(points, dtype=torch.float64).log().T
 
 
-def _objective(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float) -> Float[Tensor, "S"]:
+def _objective(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float,
+               delta: float = HUBER) -> Float[Tensor, "S"]:
     """Mean Huber loss for each row (alpha, beta, e, a, b); A = exp a, and so on, added up as a log-sum-exp."""
     alpha, beta, e, a, b = (column[:, None] for column in x.T)
     n, d, loss = logs
     guess = torch.stack(torch.broadcast_tensors(a - alpha * n, b - beta * d, e)).logsumexp(0)
-    miss = torch.nn.functional.huber_loss(guess, loss.expand_as(guess), delta=HUBER, reduction="none").mean(1)
+    miss = torch.nn.functional.huber_loss(guess, loss.expand_as(guess), delta=delta, reduction="none").mean(1)
     return miss + prior * ((x[:, :2] - 0.35) ** 2).sum(1)
 
 
-def _polish(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float) -> Float[Tensor, "S 5"]:
+def _polish(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float,
+            delta: float = HUBER) -> Float[Tensor, "S 5"]:
     """L-BFGS from each row by itself (a joint line search would stop at the first row that is done)."""
     done = []
     for start in x:
@@ -182,7 +185,7 @@ def _polish(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float) -
         def closure(point: Tensor = point, solver: torch.optim.LBFGS = solver) -> Tensor:
             solver.zero_grad()
             # in its natural size: 1e-3 is steep to L-BFGS
-            value = _objective(point[None], logs, prior)[0] / HUBER
+            value = _objective(point[None], logs, prior, delta)[0] / delta
             value.backward()
             return value
 

@@ -36,7 +36,7 @@ VALIDATION_TOKENS = 1 << 17             # a validation's, in train.run
 COMPILE_SECONDS = 20.0
 FULL_ITEMS = 240.0                      # seconds of budget from which every task is asked its full count of items
 # Shares of what is left of the budget after the stages before: measured so that 90 s and 5 min both end on time.
-PRETRAIN, ADAPT = 0.66, 0.45
+PRETRAIN, ADAPT = 0.62, 0.45
 
 
 @dataclass

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meristem.core.errors import MachineError, RequestError
@@ -103,6 +103,7 @@ def test_four_epochs_are_almost_as_good_as_new_and_forty_are_not():
 
 
 @settings(max_examples=3, deadline=None)
+@example(alpha=0.2818483852646915, beta=0.5, e=1.375, seed=90)             # the narrow loss alone stops short of these
 @given(alpha=st.floats(0.25, 0.5), beta=st.floats(0.25, 0.5), e=st.floats(0.5, 2), seed=st.integers(0, 99))
 def test_a_fit_finds_planted_constants_and_small_noise_moves_it_little(alpha, beta, e, seed):
     true = Law(e, 5e2, alpha, 1e3, beta)
