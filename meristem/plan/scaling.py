@@ -30,7 +30,7 @@ HUBER = 1e-3
 WIDE = 0.1                              # squares almost everywhere: no kinks to stop in on the way to the published fit
 Number = int | float                    # counts are integers, effective counts are not
 OWN = Path(__file__).parent / "law.json"
-STARTS = 4                              # best points of the grid that are polished
+STARTS = 12                             # best points of the grid that are polished: of 4, all may lie in one valley
 GRID = {"alpha": (0.0, 0.5, 1.0, 1.5, 2.0), "beta": (0.0, 0.5, 1.0, 1.5, 2.0), "e": (-1.0, -0.5, 0.0, 0.5, 1.0),
         "a": (0.0, 5.0, 10.0, 15.0, 20.0, 25.0), "b": (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)}
 
@@ -125,8 +125,9 @@ def fit(points: Points, *, unit: str = "nats/token", source: str = "", prior: fl
     """
     logs = _logs(points)
     grid = torch.cartesian_prod(*(torch.tensor(v, dtype=torch.float64) for v in GRID.values()))
-    best = grid[_objective(grid, logs, prior).topk(STARTS, largest=False).indices]
-    x = _polish(_polish(best, logs, prior, WIDE), logs, prior)
+    best = grid[_objective(grid, logs, prior, WIDE).topk(STARTS, largest=False).indices]
+    smooth = _polish(best, logs, prior, WIDE)
+    x = _polish(smooth[_objective(smooth, logs, prior, WIDE).topk(2, largest=False).indices], logs, prior)
     return _law(x[_objective(x, logs, prior).argmin()], logs, unit, source)
 
 
