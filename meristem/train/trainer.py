@@ -186,9 +186,15 @@ def stop_asked() -> Iterator[list[int]]:
 
 
 def compile_regions(objective: Objective) -> None:
-    """Compile each repeated block and the loss, not the whole model: equal blocks share one compilation."""
+    """Compile each repeated block and the loss, not the whole model: equal blocks share one compilation.
+
+    What this process compiled before is forgotten and every shape gets kernels of its own: torch.compile answers a
+    second batch size with kernels for any size, whose last bits differ, so a run's bits would hang on what was timed
+    before it (a planned run left its log at step 41 when it was replayed; docs/log.md).
+    """
+    torch._dynamo.reset()
     for module in objective.model.modules():
         if isinstance(module, nn.ModuleList):
             for block in module:
-                block.compile()
-    objective.score = torch.compile(objective.score)           # type: ignore[method-assign]
+                block.compile(dynamic=False)
+    objective.score = torch.compile(objective.score, dynamic=False)        # type: ignore[method-assign]

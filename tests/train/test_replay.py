@@ -1,5 +1,8 @@
 """A step of a run, computed again: equal bits, or the first fact that differs."""
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,3 +71,24 @@ def test_drift_is_refused_until_it_is_allowed_and_then_recorded(folder: Path, tm
         runs.pretrain(short, tmp_path)
     runs.pretrain(short, tmp_path, allow_drift=True)
     assert runs.read_json(tmp_path / "manifest.json")["drift"] == [{"threads": [honest["threads"], 64]}]
+
+
+@pytest.mark.slow
+def test_no_kernel_hangs_on_the_shapes_that_were_timed_before_it(real_files: Path, tmp_path: Path) -> None:
+    """A kernel for any batch size has other last bits than one for this size: none may be made (docs/log.md)."""
+    corpus = curate([real_files], tmp_path / "corpus")
+    script = """
+import sys
+from meristem.core.config import Part, edit
+from meristem.core.run import Data, Run, Train
+from meristem.train.probe import tokens_per_second
+run = Run("x", model=Part("llama", {"dim": 64, "layers": 1, "heads": 2}), data=Data(sys.argv[1], Part("char")),
+          train=Train(context=64))
+for batch in (8, 12, 20):
+    tokens_per_second(edit(run, {"train.batch": batch}), 1)
+"""
+    env = {k: v for k, v in os.environ.items() if k != "TORCHDYNAMO_DISABLE"} | {"TORCH_LOGS": "dynamic"}
+    done = subprocess.run([sys.executable, "-c", script, str(corpus.folder)], env=env, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "create_env" in done.stderr, "torch has changed what it logs: this test sees nothing"
+    assert "create_symbol" not in done.stderr
