@@ -72,11 +72,11 @@ class Trainer:
                 facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
                 for hook in self.hooks:
                     hook(self, facts)
-                if self.config.guard and (first := self.guard.lost) is not None:
-                    raise Lost(first, self.step, facts["skipped"] or "its loss has been rising")
-                if asked:
+                if asked:                                      # before a blow-up is healed: the next run sees it again
                     self.save(wait=True)
                     raise Interrupted(asked[0])
+                if self.config.guard and (first := self.guard.lost) is not None:
+                    raise Lost(first, self.step, facts["skipped"] or "its loss has been rising")
                 if self.checkpoints:
                     self.checkpoints.check()                   # a save that failed behind our back is said at once
                     if time.monotonic() - self.saved > self.config.save_seconds:

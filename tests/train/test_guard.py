@@ -1,6 +1,8 @@
 """The spike guard: what it refuses, what it lets pass, and that a healed run is the run that never met the fault."""
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from meristem.train.checkpoint import Checkpoints
 from meristem.train.guard import PATIENCE, REWINDS, Detour, Detours, Guard, Lost
 from meristem.train.hooks import read_log
 from meristem.train.run import fit
-from meristem.train.trainer import Trainer
+from meristem.train.trainer import Interrupted, Trainer
 
 RUNS = json.loads((Path(__file__).parent / "blowups.json").read_text())["runs"]
 CONFIG = Train(steps=80, batch=4, context=8, lr=3e-3, warmup=5, save_seconds=1e9)
@@ -162,6 +164,21 @@ def test_a_run_killed_after_going_back_never_resumes_from_what_was_taken_back(tm
         assert not (tmp_path / "b" / "step-000060").exists()
         again.fit()
     assert torch.equal(weights(again), weights(trainer))
+
+
+def test_a_signal_in_the_step_of_the_alarm_still_stops_the_run_and_the_next_one_heals_it(tmp_path):
+    def stop(trainer, facts):
+        if trainer.guard.lost is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+    with Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints:
+        first = Trainer(objective(), counting, CONFIG, checkpoints=checkpoints)
+        first.hooks = [lambda t, facts: t.save(wait=True) if t.step == 20 else None, flipped, stop]
+        with pytest.raises(Interrupted):
+            first.fit()
+        again = Trainer(objective(), counting, CONFIG, checkpoints=checkpoints)
+        assert again.resume() and again.step == first.step
+        fit(again, tmp_path / "log.jsonl", [], SILENT)
+    assert again.detours.all[0].first == 60 and again.detours.all[0].to == 20 and again.step == CONFIG.steps
 
 
 def test_batches_are_left_out_once_and_the_rest_keeps_its_order():
