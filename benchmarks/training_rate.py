@@ -4,8 +4,8 @@
 
 One shape for all: 6 layers, width 384, 6 heads of 64, SwiGLU 1,024, context 256, 16 rows a step, vocabulary 65, AdamW
 with clipping at 1. Each peer runs in several settings and is judged by its best. FLOPs a token are 6 N + 12 layers x
-width x context (PaLM, appendix B), N without the embedding table; the peak is measured before and after, and the larger
-one counts.
+width x context (PaLM, appendix B), N without the embedding table; the peak is measured before and after each block of
+four steps, and the larger one counts.
 """
 import argparse
 import json
@@ -20,22 +20,31 @@ import torch
 from benchmarks.common import PEERS, peak_bf16, record, worker
 
 LAYERS, WIDTH, HEADS, HIDDEN, CONTEXT, ROWS, VOCAB = 6, 384, 6, 1024, 256, 16, 65
-STEPS, WARM = 16, 3
+STEPS, WARM, BLOCKS = 24, 3, 6
 SETTINGS = {"transformers": ["bf16-sdpa", "bf16-sdpa-compile", "bf16-eager-compile", "true-sdpa", "true-eager-compile"],
             "litgpt": ["true", "true-compile"]}
 LITGPT = PEERS / "litgpt" / "bin" / "python"
 
 
 def timed(step: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of STEPS steps after WARM ones, with the peak measured around them."""
+    """Steps after WARM ones in blocks, the peak measured around each: a shared machine changes its speed by the minute.
+
+    Returns the median seconds of a step as a rate, and the median over the blocks of their share of the larger peak.
+    """
     for _ in range(WARM):
         step()
-    peak, seconds = peak_bf16(), []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return report(statistics.median(seconds), max(peak, peak_bf16()))
+    blocks, seconds, peak = [], [], peak_bf16()
+    for _ in range(BLOCKS):
+        block = []
+        for _ in range(STEPS // BLOCKS):
+            start = time.perf_counter()
+            step()
+            block.append(time.perf_counter() - start)
+        before, peak = peak, peak_bf16()
+        blocks.append(report(statistics.median(block), max(before, peak)))
+        seconds += block
+    share = statistics.median(block["share_of_peak"] for block in blocks)
+    return {**report(statistics.median(seconds), max(b["peak"] for b in blocks)), "share_of_peak": share}
 
 
 def report(seconds: float, peak: float) -> dict[str, float]:
