@@ -29,10 +29,14 @@ class Linear(nn.Linear):
         return kernel.Product(weight, kernel.KINDS[dtype], self.out_features, self.in_features, dtype, bias=self.bias)
 
 
-class Embedding(nn.Embedding):
-    """A table of vectors; `compute` is the type its output enters the network in (None: the table's own)."""
+class Entrance:
+    """Where numbers enter a network; `compute` is the type they enter it in (None: their own)."""
 
     compute: torch.dtype | None = None
+
+
+class Embedding(nn.Embedding, Entrance):
+    """A table of vectors."""
 
     def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
         """ids -> vectors of type `compute`."""
@@ -41,8 +45,8 @@ class Embedding(nn.Embedding):
 
 
 def compute_in(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """Set the type in which `module` computes, at every place where ids become vectors; returns `module`."""
+    """Set the type in which `module` computes, wherever ids or pixels enter it; returns `module`."""
     for layer in module.modules():
-        if isinstance(layer, Embedding):
+        if isinstance(layer, Entrance):
             layer.compute = dtype
     return module

@@ -10,6 +10,14 @@ from meristem.core.config import Part, to_dict
 from meristem.plan.cost import on_meta
 
 COUNTS = [
+    ("vit", "dinov2-small", 22_056_576),                       # DINOv2's README and code: 21M, 86M, 300M, 1,100M
+    ("vit", "dinov2-base", 86_580_480),
+    ("vit", "dinov2-large", 304_368_640),
+    ("vit", "dinov2-giant", 1_136_480_768),
+    ("vit", "dinov2-small-registers", 22_058_112),
+    ("vit", "dinov2-base-registers", 86_583_552),
+    ("vit", "dinov2-large-registers", 304_372_736),
+    ("vit", "dinov2-giant-registers", 1_136_486_912),
     ("llama", "llama-7b", 6_738_415_616),                      # LLaMA table 2: 6.7B, 13.0B, 32.5B, 65.2B
     ("llama", "llama-13b", 13_015_864_320),
     ("llama", "llama-33b", 32_528_943_616),
