@@ -1,7 +1,7 @@
 """StarCoder2: a code model with grouped-query attention in a sliding window, rotary positions, LayerNorm and biases.
 
 Lozhkov et al. 2024, https://arxiv.org/abs/2402.19173, section 6.1 and table 6. It is trained to fill in the middle
-(`objectives/fill_in_the_middle.py`); `meristem pretrain fim data.corpus=FOLDER` trains a small one. In Python:
+(`objectives/fill_in_the_middle.py`); `meristem pretrain starcoder2 data.corpus=FOLDER` trains a small one. In Python:
 `Model(SIZES["starcoder2-3b"])`.
 """
 import math

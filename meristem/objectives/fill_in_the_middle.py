@@ -5,7 +5,9 @@ Bavarian et al. 2022, https://arxiv.org/abs/2207.14255, with what its sections 4
 - each document of a row is rearranged with probability `rate`, by itself (a row that packs several documents is
   taken apart at the end tokens first: context-level FIM), in SPM order with probability `spm`, else in PSM order;
 - prefix, middle and suffix are cut at two places drawn uniformly, between characters (`level="character"`, so that a
-  gap may begin inside a token) or between tokens ("token");
+  gap may begin inside a token) or between tokens ("token"); or the middle is what an editor asks for ("line"): from
+  the indentation of a line to the end of that line, or of the next (one line in half of the gaps, two in a quarter,
+  and so on);
 - the loss is that of next-token prediction, over every token, sentinels included.
 
 The middle is always followed by the end token: that is how a model says that the gap is full. Sentinels and end take
@@ -14,7 +16,7 @@ document is never torn. Drawn from torch's generator, which the trainer seeds fo
 
     meristem pretrain fim data.corpus=CORPUS
 """
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from meristem.objectives.next_token import NextToken
 OVERHEAD = 4                            # three sentinels and an end
 UNFINISHED = "\ufffd"                   # what a decoder writes for a character that a row's edge cut in two
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
+Level = Literal["character", "token", "line"]
 
 
 class FillInTheMiddle(NextToken):
@@ -39,13 +42,13 @@ class FillInTheMiddle(NextToken):
     """
 
     def __init__(self, model: nn.Module, codec: Codec, rate: float = 0.5, spm: float = 0.5,
-                 level: Literal["character", "token"] = "character"):
+                 level: Level = "character"):
         super().__init__(model)
-        if not 0 <= rate <= 1 or not 0 <= spm <= 1 or level not in ("character", "token"):
+        if not 0 <= rate <= 1 or not 0 <= spm <= 1 or level not in get_args(Level):
             raise RequestError(f"objective.rate={rate} and objective.spm={spm} must lie in [0, 1], "
-                               f"objective.level={level!r} must be 'character' or 'token'")
+                               f"objective.level={level!r} must be one of {', '.join(get_args(Level))}")
         parts = codec.encode_batch(["a b", "c", " d"])
-        if level == "character" and codec.decode(np.concatenate(parts)) != "a bc d":
+        if level != "token" and codec.decode(np.concatenate(parts)) != "a bc d":
             raise RequestError(f"the {codec.name} codec does not join texts that it encoded apart; "
                                "set objective.level=token")
         self.codec, self.sentinels = codec, Sentinels.of(codec)
@@ -96,10 +99,10 @@ class FillInTheMiddle(NextToken):
 
     def cut(self, ids: np.ndarray, rng: np.random.Generator) -> Parts:
         """Prefix, middle and suffix; between tokens where the text begins or ends inside a character."""
-        text = self.codec.decode(ids) if self.level == "character" else UNFINISHED
+        text = self.codec.decode(ids) if self.level != "token" else UNFINISHED
         if UNFINISHED in text:
             return cut_tokens(ids, rng)
-        a, b = sorted(rng.integers(0, len(text) + 1, 2).tolist())
+        a, b = cut_lines(text, rng) if self.level == "line" else sorted(rng.integers(0, len(text) + 1, 2).tolist())
         prefix, middle, suffix = self.codec.encode_batch([text[:a], text[a:b], text[b:]])
         return prefix, middle, suffix
 
@@ -108,3 +111,20 @@ def cut_tokens(ids: np.ndarray, rng: np.random.Generator) -> Parts:
     """Three parts that join to `ids`, cut at two places drawn uniformly."""
     a, b = sorted(rng.integers(0, len(ids) + 1, 2).tolist())
     return ids[:a], ids[a:b], ids[b:]
+
+
+def cut_lines(text: str, rng: np.random.Generator) -> tuple[int, int]:
+    """Where a gap of whole lines begins, after an indentation, and ends, before a line end; (0, 0) in a blank text.
+
+    The last line is only taken where it is the only one: in a window of a document it may be half a line.
+    """
+    lines = text.split("\n")
+    lines = lines[:-1] or lines
+    written = [i for i, line in enumerate(lines) if line.strip()]
+    if not written:
+        return 0, 0
+    first = written[int(rng.integers(len(written)))]
+    last = min(first + int(rng.geometric(0.5)) - 1, len(lines) - 1)
+    start = sum(len(line) + 1 for line in lines[:first])
+    indent = len(lines[first]) - len(lines[first].lstrip())
+    return start + indent, start + sum(len(line) + 1 for line in lines[first:last + 1]) - 1

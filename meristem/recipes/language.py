@@ -85,19 +85,3 @@ def palm() -> Run:
         model=Part("palm", {"dim": 256, "layers": 6, "heads": 4, "hidden": 704}),
         data=Data(codec=Part("bpe", {"vocab": 4096})),
         train=Train(steps=800, batch=16, context=256, lr=1e-3, warmup=50, validate_every=200, sample_every=200))
-
-
-def fim() -> Run:
-    """A small StarCoder2 that completes and fills gaps: half of the documents have a span moved to their end.
-
-    Command: `meristem pretrain fim data.corpus=CORPUS --out runs/fim`, then `meristem generate runs/fim "x = [a, "
-    --suffix "c]" --temperature 0`. The left-to-right model to compare with: `objective.rate=0`.
-    CPU time: not measured yet. Expected: more held-out lines filled exactly than without; not measured yet.
-    """
-    sentinels = ["<fim_prefix>", "<fim_middle>", "<fim_suffix>"]
-    return Run(
-        name="fim",
-        model=Part("starcoder2", {"dim": 256, "layers": 6, "heads": 4, "groups": 2}),
-        objective=Part("fill_in_the_middle", {"rate": 0.5}),
-        data=Data(codec=Part("bpe", {"vocab": 4096, "special": sentinels})),
-        train=Train(steps=800, batch=16, context=256, lr=1e-3, warmup=50, validate_every=200, sample_every=200))

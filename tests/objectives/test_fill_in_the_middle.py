@@ -13,11 +13,11 @@ from meristem.corpus import find
 from meristem.data.loader import separate
 from meristem.generate.infill import SPELLED, STARCODER, Sentinels, prompt
 from meristem.models.starcoder2 import Config, Model
-from meristem.objectives.fill_in_the_middle import FillInTheMiddle
+from meristem.objectives.fill_in_the_middle import FillInTheMiddle, cut_lines
 from meristem.objectives.next_token import NextToken, log_probs
 
 SOURCES = [p.read_text() for p in sorted((find.standard_library()[0] / "asyncio").glob("*.py"))][:8]
-LEVELS = ("character", "token")
+LEVELS = ("character", "token", "line")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,24 @@ def test_the_parts_join_to_the_document(codec: bpe.Bpe, level: str, spm: float) 
         assert codec.decode(np.concatenate([prefix, middle, suffix]).astype(np.int64)) == text
         if text == texts[0]:
             starts.add(len(text) - len(codec.decode(suffix)))
-    assert all(orders) if spm else sum(orders) < 60            # with an empty prefix both are the same row
-    assert len(starts) > 8 and (starts <= boundaries) == (level == "token")
+    assert all(orders) if spm else sum(orders) < (140 if level == "line" else 60)      # of 160; with an empty prefix both are the same row
+    if level == "line":
+        assert starts == {len("def add(a, b):"), len(texts[0]) - 1}                # before a line end
+    else:
+        assert len(starts) > 8 and (starts <= boundaries) == (level == "token")
+
+
+def test_a_gap_of_lines_is_what_an_editor_asks_for() -> None:
+    """It begins after the indentation of a line and ends before a line end; half of the gaps are one line."""
+    head = "class A:\n\n    x = 1\n    y = 2\n\n    def f(self):\n        return 1\n"
+    text, rng = head + "z = 1\n" * 20 + "half a li", np.random.default_rng(0)
+    gaps = [text[slice(*cut_lines(text, rng))] for _ in range(2000)]
+    cuts = [cut_lines(text, rng) for _ in range(200)]
+    assert all(not text[:a].rpartition("\n")[2].strip() and not text[a].isspace() and text[b] == "\n" for a, b in cuts)
+    assert {"x = 1", "x = 1\n    y = 2", "return 1", "class A:"} <= set(gaps) and not any("half" in g for g in gaps)
+    one = sum("\n" not in gap for gap in gaps)
+    assert one == pytest.approx(1000 + 2000 / 25 / 2, abs=4 * 500**0.5)            # of 25 lines the last ends every gap
+    assert cut_lines("\n \n", rng) == (0, 0) and cut_lines("  only", rng) == (2, 6)
 
 
 def test_sentinels_in_the_text_stay_text(codec: bpe.Bpe) -> None:
