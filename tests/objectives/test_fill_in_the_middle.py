@@ -65,7 +65,8 @@ def test_the_parts_join_to_the_document(codec: bpe.Bpe, level: str, spm: float) 
         assert codec.decode(np.concatenate([prefix, middle, suffix]).astype(np.int64)) == text
         if text == texts[0]:
             starts.add(len(text) - len(codec.decode(suffix)))
-    assert all(orders) if spm else sum(orders) < (140 if level == "line" else 60)      # of 160; with an empty prefix both are the same row
+    assert all(orders) if spm else sum(orders) < (140 if level == "line" else 60)
+    # with an empty prefix both are the same row
     if level == "line":
         assert starts == {len("def add(a, b):"), len(texts[0]) - 1}                # before a line end
     else:
