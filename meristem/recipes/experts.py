@@ -1,13 +1,18 @@
-"""Recipes with mixtures of experts: more parameters at the same work a token.
+"""Recipes with mixtures of experts: more parameters at the same work a token, and the dense network to compare with.
 
-`meristem show mixtral` prints the recipe; `meristem pretrain mixtral data.corpus=CORPUS` trains it.
+`meristem show mixtral` prints the recipe; `meristem pretrain mixtral data.corpus=CORPUS` trains it;
+`python -m benchmarks.experts` trains both on the same tokens with the same FLOPs (FEATURES C13 and C14).
 """
 from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
 
+BODY = {"dim": 128, "layers": 4, "heads": 4, "groups": 2}
+DATA = Data(codec=Part("bpe", {"vocab": 2048}))
+TRAIN = Train(steps=500, batch=16, context=256, optimizer="muon", lr=1e-2, warmup=20, validate_every=100)
+
 
 def mixtral() -> Run:
-    """A small Mixtral: eight experts a layer, two for each token, so the work of a dense `hidden` of 512 a token.
+    """A small Mixtral: eight experts a layer, two for each token, so the work of a dense `hidden` of 384 a token.
 
     `model.balance_loss=0 model.balance_rate=0.001` balances by biases instead of a loss (nn.moe); the log's `balance`
     is 1 when the loads are even.
@@ -17,8 +22,14 @@ def mixtral() -> Run:
     """
     return Run(
         name="mixtral",
-        model=Part("mixtral", {"dim": 192, "layers": 4, "heads": 4, "groups": 2, "hidden": 256, "experts": 8,
-                               "top_k": 2, "theta": 10_000.0}),
-        data=Data(codec=Part("bpe", {"vocab": 4096})),
-        train=Train(steps=400, batch=16, context=256, optimizer="muon", lr=1e-2, warmup=20, validate_every=100,
-                    sample_every=200))
+        model=Part("mixtral", {**BODY, "hidden": 192, "experts": 8, "top_k": 2, "theta": 10_000.0}),
+        data=DATA, train=TRAIN)
+
+
+def dense() -> Run:
+    """The dense twin of `mixtral`: one feed-forward network of 384 a layer, the width of two experts.
+
+    Command: `meristem pretrain dense data.corpus=CORPUS --out runs/dense`. CPU time: not measured yet. Expected: more
+    nats a token than `mixtral`; not measured yet.
+    """
+    return Run(name="dense", model=Part("llama", {**BODY, "hidden": 384}), data=DATA, train=TRAIN)
