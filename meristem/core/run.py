@@ -20,6 +20,16 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The parameters in whose name the regex `match` is found; of several rows the first that finds a name counts."""
+
+    match: str
+    lr: float = 1.0                     # times the run's learning rate
+    decay: float | None = None          # weight decay; None = as if there were no row
+    freeze: bool = False                # no gradient, no optimizer state, never changed
+
+
+@dataclass(frozen=True)
 class Train:
     """How it is trained. Rows are sequences of `context` tokens; `batch` counts rows per update over all ranks."""
 
@@ -27,8 +37,11 @@ class Train:
     batch: int = 16
     micro: int = 0                      # rows per forward pass; 0 = the whole batch at once
     context: int = 256
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "adafactor", "schedule_free"] = "adamw"
     lr: float = 3e-3
+    groups: tuple[Group, ...] = ()      # exceptions for parameters by name
+    layer_decay: float = 1.0            # learning rate of a block over that of the block above it
+    base_width: int = 0                 # the width `lr` was found at; 0 = no transfer across widths (train.groups)
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: int = 50                    # steps of linear rise
@@ -36,11 +49,15 @@ class Train:
     decay: float = 0.2                  # wsd: the last share of steps, falling linearly to `floor`
     floor: float = 0.1                  # last learning rate over the peak
     clip: float = 1.0                   # largest gradient norm
+    ema: float = 0.0                    # decay of an average of the weights; 0 = none is kept
+    weights: Literal["average", "last"] = "average"            # which are validated and exported, if there are two
     guard: bool = True                  # refuse steps that spike, go back when the loss blows up (train.guard)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True                # torch.compile, region by region; needs a C++ compiler
     save_seconds: float = 60.0          # wall-clock between checkpoints
-    keep: int = 2                       # newest checkpoints kept
+    keep: int = 2                       # newest checkpoints kept, and one to which the guard could still go back
+    permanent: int = 0                  # steps between checkpoints that are never deleted; 0 = none
+    hang_seconds: float = 600.0         # without a step for so long: stacks are written, a hung process is named
     validate_every: int = 0             # steps; 0 = only at the end
     sample_every: int = 0               # steps; 0 = never
 

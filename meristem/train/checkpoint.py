@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meristem.core.errors import MachineError, MeristemError, RequestError
+from meristem.core.errors import MachineError, MeristemError, NothingLeftError, RequestError
 from meristem.core.faults import point
 from meristem.core.files import committed, read_json, verify
 from meristem.core.progress import SILENT, Progress
@@ -41,12 +41,12 @@ Found = tuple[int, Tensors, dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder; the newest `keep` are retained."""
+    """The checkpoints of one run, in one folder; the newest `keep` are retained, and each `permanent` steps for good."""
 
-    def __init__(self, folder: Path, keep: int = 2, progress: Progress = SILENT):
+    def __init__(self, folder: Path, keep: int = 2, progress: Progress = SILENT, permanent: int = 0):
         if keep < 1:
             raise RequestError(f"train.keep is {keep}; at least one checkpoint must be kept")
-        self.folder, self.keep, self.progress = folder, keep, progress
+        self.folder, self.keep, self.progress, self.permanent = folder, keep, progress, permanent
         self.failures = 0                                      # saves that failed since the last good one
         self._buffers: Tensors = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
@@ -90,15 +90,17 @@ class Checkpoints:
                 os.close(self._lock)                           # closing releases the flock
                 self._lock = -1
 
-    def save(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: int | None = None) -> None:
         """Copy `tensors` ({file: {name: tensor}}) now, write them behind the caller's back; `meta` is any JSON.
+
+        `behind`: the newest checkpoint of at most this step is retained too: the guard may have to go back to it.
 
         Returns after the copy. A disk that refuses is reported by `check` at a later step and training goes on; after
         three refusals in a row MachineError. Older checkpoints stay until the new one is committed.
         """
         self.wait()                                            # the buffers are read until the last save is written
         state = json.dumps({"schema": SCHEMA, "step": step, "aliases": self._copy(tensors), "meta": meta})
-        self._pending = step, self._writer.submit(self._write, step, state)
+        self._pending = step, self._writer.submit(self._write, step, state, behind)
 
     def check(self) -> None:
         """Report a finished save's failure: a warning, or MachineError from the third in a row on. Costs nothing
@@ -131,8 +133,8 @@ class Checkpoints:
 
         `last`: none of a later step than this.
 
-        Damaged ones are renamed `bad-step-N` and the reason is reported. MachineError when there are only damaged ones:
-        a run never starts again from nothing by itself.
+        Damaged ones are renamed `bad-step-N` and the reason is reported. NothingLeftError when there are only damaged
+        ones: a run never starts again from nothing by itself.
         """
         self._sweep()
         for step, path in sorted(self._steps(), reverse=True):
@@ -147,8 +149,8 @@ class Checkpoints:
             self._set_aside(path, reason)
         bad = sorted(p.name for p in self.folder.glob("bad-step-*"))
         if bad:
-            raise MachineError(f"every checkpoint in {self.folder} is damaged ({', '.join(bad)}); "
-                               "restore one, or start over from step 0 with --fresh")
+            raise NothingLeftError(f"every checkpoint in {self.folder} is damaged ({', '.join(bad)}); "
+                                   "restore one, or start over from step 0 with --fresh")
         return None
 
     def forget(self, stale: Callable[[int, dict[str, Any]], bool]) -> None:
@@ -209,7 +211,7 @@ class Checkpoints:
         self._buffers = buffers
         return aliases
 
-    def _write(self, step: int, state: str) -> None:
+    def _write(self, step: int, state: str, behind: int | None) -> None:
         """Runs in the writer thread: commit one checkpoint, then prune."""
         point("ckpt.begin")
         with committed(self.folder / f"step-{step:06d}", point=lambda name: point(f"ckpt.{name}")) as temporary:
@@ -218,11 +220,20 @@ class Checkpoints:
                 point("ckpt.tensors")
             (temporary / STATE).write_text(state, encoding="utf-8")
         with contextlib.suppress(OSError):                     # the new one is safe; what stays is pruned next time
-            for _, path in sorted(self._steps())[:-self.keep]:
+            for path in self._superfluous(behind):
                 doomed = path.with_name(f".tmp-old-{path.name}")   # half deleted, it must not look like a damaged one
                 os.rename(path, doomed)
                 point("ckpt.prune")
                 shutil.rmtree(doomed, ignore_errors=True)
+
+    def _superfluous(self, behind: int | None) -> list[Path]:
+        """What the policy does not retain, oldest first."""
+        steps = sorted(self._steps())
+        kept = {step for step, _ in steps[-self.keep:]}
+        kept.update([step for step, _ in steps if behind is not None and step <= behind][-1:])
+        if self.permanent:
+            kept.update(step for step, _ in steps if step and step % self.permanent == 0)
+        return [path for step, path in steps if step not in kept]
 
 
 def _read(path: Path, step: int) -> tuple[Tensors, dict[str, Any]]:

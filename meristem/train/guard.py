@@ -68,6 +68,12 @@ class Guard:
         recent, spread = self._spread(list(self.losses)[-self.short:])
         return self.best_step if recent > self.best + max(RISE * abs(self.best), DRIFT * spread) else None
 
+    @property
+    def earliest(self) -> int:
+        """The first bad step that an alarm after this one could name: what is older is never gone back from."""
+        refused = self.step - self.refused
+        return min(self.best_step, refused) if len(self.losses) >= self.least else refused
+
     def state(self) -> dict[str, Any]:
         """Everything the next judgement depends on, as JSON (which keeps every bit of a float)."""
         return {"losses": list(self.losses), "norms": list(self.norms), "best": self.best if self.losses else None,

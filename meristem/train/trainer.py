@@ -52,6 +52,7 @@ class Trainer:
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.facts: Facts = {}                                 # of the last step
         self.saved = time.monotonic()
+        self.aside = {"saving": 0.0, "watching": 0.0}          # seconds of this process spent between steps, by cause
 
     def fit(self) -> Facts:
         """Train to the last step and return its facts.
@@ -71,8 +72,9 @@ class Trainer:
                 self.seconds += elapsed
                 self.facts = facts
                 facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
-                for hook in self.hooks:
-                    hook(self, facts)
+                with self.aside_for("watching"):
+                    for hook in self.hooks:
+                        hook(self, facts)
                 if asked:                                      # before a blow-up is healed: the next run sees it again
                     self.save(wait=True)
                     raise Interrupted(asked[0])
@@ -80,7 +82,8 @@ class Trainer:
                     raise Lost(first, self.step, facts["skipped"] or "its loss has been rising")
                 if self.checkpoints:
                     self.checkpoints.check()                   # a save that failed behind our back is said at once
-                    if time.monotonic() - self.saved > self.config.save_seconds:
+                    lasting = self.config.permanent and self.step % self.config.permanent == 0
+                    if lasting or time.monotonic() - self.saved > self.config.save_seconds:
                         self.save()
         self.save(wait=True)
         return self.facts
@@ -128,7 +131,7 @@ class Trainer:
         """
         assert self.checkpoints is not None
         self.checkpoints.wait()
-        found = self.checkpoints.newest(max(0, lost.first - MARGIN))
+        found = self.checkpoints.newest(max(0, lost.first - MARGIN)) or self.checkpoints.newest(lost.first)
         if found is None:
             raise MachineError(f"training diverged at step {lost.stop} ({lost.why}) and no checkpoint is older: start "
                                "again with a lower train.lr") from None
@@ -142,12 +145,23 @@ class Trainer:
         self.saved = time.monotonic()
         if self.checkpoints is None:
             return
-        tensors = {"model": dict(self.objective.state_dict()), "optim": self.optim.state()}
-        self.checkpoints.save(self.step, tensors, {
-            "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
-            "detours": len(self.detours.all), "facts": self.facts})
-        if wait:
-            self.checkpoints.wait()
+        with self.aside_for("saving"):
+            tensors = {"model": dict(self.objective.state_dict()), "optim": self.optim.state()}
+            self.checkpoints.save(self.step, tensors, {
+                "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
+                "detours": len(self.detours.all), "facts": self.facts},
+                behind=max(0, self.guard.earliest - MARGIN) if self.config.guard else None)
+            if wait:
+                self.checkpoints.wait()
+
+    @contextmanager
+    def aside_for(self, cause: str) -> Iterator[None]:
+        """Add the seconds of the block to those that passed beside the steps."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.aside[cause] += time.perf_counter() - start
 
     def resume(self, last: int | None = None) -> bool:
         """Go on from the newest good checkpoint (of step `last` at most); False when there is none."""
