@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from meristem.core.errors import RequestError, nearest
 
@@ -135,6 +135,8 @@ def _place(tree: dict[str, Any], kind: Any, path: str, value: Any, problems: lis
         problems.append(f"{path}: no field {head!r} in {kind.__name__}; {nearest(head, hints)}")
     elif not rest:
         tree[head] = value
+        if isinstance(value, Mapping | list | tuple):
+            _check_names(kind, {head: value}, "", problems)
     elif (inner := _dataclass_of(hints[head])) is None:
         problems.append(f"{path}: {head} has no fields of its own")
     else:
@@ -156,6 +158,9 @@ def _check_names(kind: Any, tree: Any, prefix: str, problems: list[str]) -> None
             problems.append(f"{prefix}{key}: no field {str(key)!r} in {kind.__name__}; {nearest(str(key), hints)}")
         elif (inner := _dataclass_of(hints[key])) is not None and value is not None:
             _check_names(inner, value, f"{prefix}{key}.", problems)
+        elif (row := _row_of(hints[key])) is not None and isinstance(value, list | tuple):
+            for i, one in enumerate(value):
+                _check_names(row, one, f"{prefix}{key}.{i}.", problems)
 
 
 def _validate(kind: type[T], tree: dict[str, Any], problems: list[str]) -> T:
@@ -177,8 +182,13 @@ def _keep_known(kind: Any, tree: Any) -> Any:
     if not isinstance(tree, Mapping) or kind is Part:
         return tree
     hints = _hints(kind)
-    return {k: _keep_known(inner, v) if (inner := _dataclass_of(hints[k])) else v
-            for k, v in tree.items() if k in hints}
+    known: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in hints and (row := _row_of(hints[key])) is not None and isinstance(value, list | tuple):
+            known[key] = [_keep_known(row, one) for one in value]
+        elif key in hints:
+            known[key] = _keep_known(inner, value) if (inner := _dataclass_of(hints[key])) else value
+    return known
 
 
 @functools.cache
@@ -195,5 +205,10 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _dataclass_of(hint: Any) -> Any:
     """The dataclass inside `X` or `X | None`, else None."""
-    options = [hint, *getattr(hint, "__args__", ())]
+    options = [hint, *(getattr(hint, "__args__", ()) if get_origin(hint) is not tuple else ())]
     return next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
+
+
+def _row_of(hint: Any) -> Any:
+    """The dataclass X of `tuple[X, ...]`, else None."""
+    return _dataclass_of(hint.__args__[0]) if get_origin(hint) is tuple and hint.__args__ else None

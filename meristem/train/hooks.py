@@ -1,5 +1,7 @@
 """What happens beside the arithmetic of a step: log lines, progress, validation, samples. A hook never changes a run.
 
+What validates and samples sees the average of the weights where the run keeps one (`Optimizer.averaged`).
+
 A hook is called as `hook(trainer, facts)` after each step; it may add to `facts`. Hooks that run the model do so in
 eager mode without gradients and leave every generator as they found it: a run with other hooks ends in equal weights.
 """
@@ -98,7 +100,8 @@ def every(steps: int, fact: str, measure: Callable[[], Any]) -> Hook:
     """Sets `facts[fact] = measure()` every so many steps and at the last one; 0 means only at the last one."""
     def hook(trainer: Trainer, facts: Facts) -> None:
         if trainer.step == trainer.config.steps or (steps and trainer.step % steps == 0):
-            facts[fact] = measure()
+            with trainer.optim.averaged():
+                facts[fact] = measure()
     return hook
 
 
@@ -106,7 +109,8 @@ def samples(path: Path, every_steps: int, draw_text: Callable[[], str], progress
     """Appends {"step", "text"} to `path` every so many steps and shows the text."""
     def hook(trainer: Trainer, facts: Facts) -> None:
         if every_steps and (trainer.step % every_steps == 0 or trainer.step == trainer.config.steps):
-            text = draw_text()
+            with trainer.optim.averaged():
+                text = draw_text()
             with open(path, "a", encoding="utf-8") as f:
                 f.write(json.dumps({"step": trainer.step, "text": text}) + "\n")
             progress.sample(text)

@@ -43,7 +43,7 @@ from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
 from meristem.plan.cost import Cost
 from meristem.plan.energy import Meter
-from meristem.train import hooks
+from meristem.train import groups, hooks
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.guard import Detours, Lost
 from meristem.train.trainer import Trainer, compile_regions
@@ -104,7 +104,6 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
             shutil.copyfile(skips, folder / SKIPS)
         with metered(folder / ENERGY, progress) as meter:
             parts = assemble(run, progress)
-            log_manifest(folder, parts, progress, allow_drift)
             trainer = trainer_of(parts, checkpoints, Detours(folder / SKIPS))
             if trainer.resume():
                 progress.say(f"going on from step {trainer.step} of {run.train.steps}")
@@ -112,10 +111,12 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
             progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
             started = time.perf_counter()
             facts = fit(trainer, folder / LOG, watch, progress)
-            finish(parts, folder, facts, time.perf_counter() - started)
+            with trainer.optim.averaged():
+                finish(parts, folder, facts, time.perf_counter() - started)
     return folder
 
 
+            log_manifest(folder, parts, progress, allow_drift)
 def fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progress) -> dict[str, Any]:
     """Train to the end, logging to `path`, however often a blow-up sends the run back; the facts of the last step."""
     while True:
@@ -199,6 +200,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     source = source_of(run, corpus, codec, shards, "train")
     held_out = apart(run, held_out_of(run, corpus, codec, shards), codec.end)
     return Parts(run, corpus, codec, shards, family, config, objective,
+        groups.widen(module, run.train)
                  lambda step: apart(run, source(step), codec.end), held_out, base_hash, loaded.chat if loaded else None)
 
 

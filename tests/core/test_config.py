@@ -7,7 +7,7 @@ import yaml
 
 from meristem.core.config import Part, build, edit, flat, from_dict, parse_edits, read_file, to_dict
 from meristem.core.errors import RequestError
-from meristem.core.run import Run
+from meristem.core.run import Group, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def test_all_mistakes_are_one_error_with_the_nearest_names():
     line = str(caught.value)
     assert "\n" not in line
     for part in ("no field 'lrr' in Train; did you mean lr", "train.steps", "'many'", "train.optimizer",
-                 "'adamw' or 'muon'",
+                 "'adafactor' or 'schedule_free'",
                  "did you mean model", "lr has no fields of its own", "train.batch"):
         assert part in line, part
 
@@ -54,6 +54,25 @@ def test_unknown_names_in_a_tree_are_found_at_every_depth_and_values_still_check
     for part in ("trian", "train.step:", "did you mean steps", "train.lr", "model.field",
                  "data: expected fields of Data, found 4"):
         assert part in str(caught.value), part
+
+
+def test_rows_of_a_table_are_checked_one_by_one(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\ntrain:\n  groups:\n  - {match: embed, lr: 1e-1}\n  - {match: norm, freeze: true}\n")
+    run = from_dict(Run, read_file(path))
+    assert run.train.groups == (Group("embed", lr=0.1), Group("norm", freeze=True))
+    assert from_dict(Run, json.loads(json.dumps(to_dict(run)))) == run
+    word = 'train.groups=[{"match": "embed", "lr": 0.1}]'
+    assert edit(Run("x"), parse_edits([word])).train.groups == run.train.groups[:1]
+    for tree, words in (([{"match": "a", "lrr": 1}, {}], ("groups.0.lrr", "did you mean lr", "groups.1.match")),
+                        ([3], ("groups.0: expected fields of Group, found 3",)), ("a", ("train.groups",))):
+        for make in (lambda t=tree: from_dict(Run, {"name": "x", "train": {"groups": t}}),
+                     lambda t=tree: edit(Run("x"), {"train.groups": t})):
+            with pytest.raises(RequestError) as caught:
+                make()
+            assert all(word in str(caught.value) for word in words), str(caught.value)
+    with pytest.raises(RequestError, match="did you mean lr"):
+        edit(Run("x"), {"train": {"lrr": 1}})
 
 
 def test_a_missing_field_is_named():
