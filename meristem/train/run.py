@@ -105,6 +105,7 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
         with metered(folder / ENERGY, progress) as meter:
             parts = assemble(run, progress)
             trainer = trainer_of(parts, checkpoints, Detours(folder / SKIPS))
+            log_manifest(folder, parts, progress, allow_drift)
             if trainer.resume():
                 progress.say(f"going on from step {trainer.step} of {run.train.steps}")
             watch = [*run_hooks(parts, folder, progress), lambda trainer, facts: meter.tick()]
@@ -116,7 +117,6 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     return folder
 
 
-            log_manifest(folder, parts, progress, allow_drift)
 def fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progress) -> dict[str, Any]:
     """Train to the end, logging to `path`, however often a blow-up sends the run back; the facts of the last step."""
     while True:
@@ -190,6 +190,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         fields = {"context": run.train.context, **run.model.fields, **classes(run, corpus), "vocab": codec.vocab}
         config = build(entry.Config, run.model, **fields)
         module = entry.Model(config)
+        groups.widen(module, run.train)
     if run.adapt:
         if run.adapt.name != "lora":
             raise RequestError(f"adapt.name={run.adapt.name!r} is not known; known: lora")
@@ -200,7 +201,6 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     source = source_of(run, corpus, codec, shards, "train")
     held_out = apart(run, held_out_of(run, corpus, codec, shards), codec.end)
     return Parts(run, corpus, codec, shards, family, config, objective,
-        groups.widen(module, run.train)
                  lambda step: apart(run, source(step), codec.end), held_out, base_hash, loaded.chat if loaded else None)
 
 
