@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
 from meristem.core.files import read_json
+from meristem.nn.attention import two_way
 
 TOGETHER = 16_384                       # tokens a forward pass, padding included
 MODES: dict[str, Literal["mean", "cls", "max"]] = {
@@ -93,14 +94,14 @@ def classify(module: nn.Module, codec: Codec, texts: Sequence[str], cut: bool = 
 
 def one_way(module: nn.Module) -> None:
     """RequestError for an encoder: it sees both sides of a token, so it can neither write nor score a text."""
-    if not getattr(module, "causal", True):
+    if two_way(module):
         raise RequestError(f"a model with head {vars(module.config)['head']!r} reads whole texts: it can embed or "
                            "classify them, and neither write nor score them")
 
 
 def _inputs(module: nn.Module, tokens: Tensor, real: Tensor) -> tuple[Tensor, ...]:
     """What the network is called with: one that looks both ways must be told what is padding."""
-    return (tokens,) if getattr(module, "causal", True) else (tokens, 1 - real.long())
+    return (tokens, 1 - real.long()) if two_way(module) else (tokens,)
 
 
 def _each(module: nn.Module, codec: Codec, texts: Sequence[str], longest: int,

@@ -109,8 +109,6 @@ class Transform(nn.Module):
 class Model(nn.Module):
     """Token ids -> what the head gives; `features` and `pool` are what stands below any head."""
 
-    causal = False                      # every token sees the whole text: it can neither generate nor score one
-
     def __init__(self, c: Config):
         super().__init__()
         self.config = c

@@ -143,6 +143,15 @@ class CrossAttention(nn.Module):
         return self.o(attend(q, *keys, Reach(causal=False), scale=self.scale, seen=seen).flatten(2))
 
 
+def two_way(module: nn.Module) -> bool:
+    """Whether a network reads whole texts, so that it can neither write nor score one: no layer of it looks back only.
+
+    False without any attention: a recurrent network looks back only.
+    """
+    causal = [m.reach.causal for m in module.modules() if isinstance(m, Attention)]
+    return bool(causal) and not any(causal)
+
+
 def attend(q: Float[Tensor, "B T H K"], k: Float[Tensor, "B S G K"], v: Float[Tensor, "B S G K"], reach: Reach, *,
            scale: float, segments: Int[Tensor, "B T"] | None = None, bias: Float[Tensor, "*N H T S"] | None = None,
            seen: Bool[Tensor, "B #T S"] | None = None, chunk: int = CHUNK) -> Float[Tensor, "B T H K"]:

@@ -43,6 +43,8 @@ class SpanCorruption(Seq2Seq):
         The last token of a row is left out: it is the first of another row. Rows with padding (weight 0) train on none
         of it, but it may be read.
         """
+        if "segments" in batch:
+            raise RequestError("span corruption hides spans of whole rows, across documents; leave data.packing=joined")
         text, weight = batch["tokens"][:, :-1], batch["weight"]
         noise = noise_mask(len(text), text.shape[1], self.density, self.span).to(text.device)
         spans = int((noise[0, 1:] & ~noise[0, :-1]).sum())

@@ -6,9 +6,12 @@
 
 A matrix product of a [T, I] by an [I, O] matrix is 2 I O FLOPs a token; backward is twice forward. Attention's two
 products over a context of T are 2 * 2 * T * heads * head_dim a token when the whole square is counted, as PaLM
-(Chowdhery et al. 2022, appendix B) and nanoGPT do, and half of that when only the causal triangle is; softmax, norms
-and rotations are below 1 % and left out, as everywhere in the literature. Of a mixture of experts a token meets the
-router and `top_k` experts: those count as its FLOPs and as `active`, while memory counts every expert.
+(Chowdhery et al. 2022, appendix B) and nanoGPT do, and half of that when only the causal triangle is; a window or a
+chunk counts with what it lets a query see. Softmax, norms and rotations are below 1 % and left out, as everywhere in
+the literature. Of a mixture of experts a token meets the router and `top_k` experts: those count as its FLOPs and as
+`active`, while memory counts every expert. Of an encoder-decoder a token meets one stack, the encoder's with the keys
+of cross attention or the decoder's, so that its cost is the mean over both sides of a pair (Raffel et al. 2020, section
+3.2.2: an encoder-decoder of 2 P parameters costs what a decoder of P does).
 """
 from dataclasses import dataclass
 
@@ -18,7 +21,7 @@ from torch import nn
 from meristem.core import registry
 from meristem.core.config import Part, build
 from meristem.nn import moe
-from meristem.nn.attention import CHUNK, Attention
+from meristem.nn.attention import CHUNK, Attention, CrossAttention, Reach
 
 LOGIT_BYTES = 2 * 2 + 3 * 4
 RUNTIME = 480 * 10**6                    # Python, torch and its compiler, imported
@@ -27,12 +30,13 @@ BACKWARD = 2                            # a matrix product's gradient is two pro
 
 @dataclass(frozen=True)
 class Cost:
-    """Counts for one module at one context length; FLOPs are a token's, in the forward pass."""
+    """Counts for one module at one context length; FLOPs are a token's, in the forward pass: the mean over a row."""
 
     parameters: int                     # every tensor once, tied ones too
     embedding: int                      # of which tables that are only looked up in: no product ever touches them
     linear_flops: int
-    attention_flops: int                # whole square
+    attention_flops: int                # whole square, or what window and chunk leave of it
+    seen_flops: float                   # of which a mask lets a query see: half, but in two-way and cross attention
     context: int
     width: int                          # largest input of a linear layer's narrow side: the residual stream
     activation_bytes: int               # kept for the backward pass, a token, bf16 compute
@@ -41,32 +45,52 @@ class Cost:
     idle: int                           # of which in experts that a token is not sent to
 
     @classmethod
-    def of(cls, module: nn.Module, context: int) -> "Cost":
-        """Walk `module` (any device, the meta device costs nothing) by layer type."""
-        linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    def of(cls, module: nn.Module, context: int, source: int = 0, asked: int = 0) -> "Cost":
+        """Walk `module` (any device, the meta device costs nothing) by layer type.
+
+        `source`: tokens that an encoder reads before a decoder writes `context` of them; 0 means as many. `asked`:
+        places a row at which the vocabulary is asked, as by masked prediction; 0 means all.
+        """
+        linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
         tables = [m for m in module.modules() if isinstance(m, nn.Embedding)]
-        attentions = [m for m in module.modules() if isinstance(m, Attention)]
+        attentions = {name: m for name, m in module.named_modules() if isinstance(m, Attention)}
+        crosses = [m for m in module.modules() if isinstance(m, CrossAttention)]
         sparse = [(m, m.experts.gate.shape) for m in moe.layers(module)]                   # experts, their width, D
-        used = {id(m.weight) for m in linears}
+        used = {id(m.weight) for m in linears.values()}
         tabled = {id(m.weight) for m in tables}
         width = max((m.embedding_dim for m in tables), default=0)
         vocab = tables[0].num_embeddings if tables else 0      # later tables are of positions, types or distances
-        attended = sum(a.heads * a.head_dim for a in attentions)
-        head = {id(m.weight) for m in linears if m.out_features == vocab}
+        head = {id(m.weight) for m in linears.values() if m.out_features == vocab}
+        read = reader(module)
+        source = (source or context) if read else 0
+        row = context + source                                 # everything below is summed over it, then divided
+
+        def length(name: str) -> int:
+            """How many of a row's tokens a layer meets."""
+            return source if name.startswith(read) else context
+
+        def products(name: str, m: nn.Linear) -> int:
+            places = asked or context if id(m.weight) in head else length(name)
+            return 2 * places * m.in_features * m.out_features
         # Kept for backward: each product's input and output in bf16, two fp32 norms a block, and attention's scores,
-        # masked scores and probabilities (4 + 4 + 2 bytes) over the causal triangle in whole chunks. Eager code.
-        triangle = context * (1 + min(1.0, CHUNK / context)) / 2
-        kept = sum(2 * (m.in_features + m.out_features) for m in linears if id(m.weight) not in head)
-        kept += sum(round(10 * a.heads * triangle) + 2 * 4 * width for a in attentions)
-        kept += sum(m.top_k * 2 * 3 * (dim + hidden) for m, (_, hidden, dim) in sparse)
+        # masked scores and probabilities (4 + 4 + 2 bytes) over the keys that a chunk of queries reaches. Eager code.
+        kept = sum(2 * length(name) * (m.in_features + m.out_features) for name, m in linears.items()
+                   if id(m.weight) not in head)
+        kept += sum(length(name) * (round(10 * a.heads * stored(a.reach, length(name))) + 2 * 4 * width)
+                    for name, a in attentions.items())
+        kept += sum(context * (10 * m.heads * source + 4 * width) for m in crosses)
+        kept += sum(context * m.top_k * 2 * 3 * (dim + hidden) for m, (_, hidden, dim) in sparse)
+        pairs = [(4 * a.heads * a.head_dim, *seen(a.reach, length(name))) for name, a in attentions.items()]
+        pairs += [(4 * m.heads * m.head_dim, context * source, float(context * source)) for m in crosses]
         return cls(
             parameters=sum(p.numel() for p in module.parameters()),
             embedding=sum(m.weight.numel() for m in tables if id(m.weight) not in used),
-            linear_flops=sum(2 * m.in_features * m.out_features for m in linears)
-            + sum(2 * 3 * m.top_k * hidden * dim for m, (_, hidden, dim) in sparse),
-            attention_flops=2 * 2 * context * attended, context=context, width=width, activation_bytes=kept,
-            vocab=vocab,
-            matrices=sum(m.weight.numel() for m in linears if id(m.weight) not in tabled | head)
+            linear_flops=(sum(products(name, m) for name, m in linears.items())
+                          + sum(2 * 3 * context * m.top_k * hidden * dim for m, (_, hidden, dim) in sparse)) // row,
+            attention_flops=sum(each * square for each, square, _ in pairs) // row,
+            seen_flops=sum(each * left for each, _, left in pairs) / row,
+            context=context, width=width, activation_bytes=kept // row, vocab=vocab,
+            matrices=sum(m.weight.numel() for m in linears.values() if id(m.weight) not in tabled | head)
             + sum(3 * shape.numel() for _, shape in sparse),
             idle=sum(3 * (count - m.top_k) * hidden * dim for m, (count, hidden, dim) in sparse))
 
@@ -78,12 +102,12 @@ class Cost:
 
     @property
     def forward_flops(self) -> float:
-        """FLOPs a token forward, attention counted over the causal half: what our kernels really do."""
-        return self.linear_flops + self.attention_flops / 2
+        """FLOPs a token forward, attention over what its mask lets it see (causal: half): what our kernels do."""
+        return self.linear_flops + self.seen_flops
 
     @property
     def training_flops(self) -> float:
-        """FLOPs a token forward and backward, causal half."""
+        """FLOPs a token forward and backward, causal attention counted half."""
         return (1 + BACKWARD) * self.forward_flops
 
     @property
@@ -102,6 +126,33 @@ class Cost:
                 "casts": 2 * (self.parameters - self.embedding), "activations": tokens * self.activation_bytes,
                 "logits": tokens * self.vocab * LOGIT_BYTES,
                 "snapshot": 4 * (self.parameters + moments), "runtime": RUNTIME}
+
+
+def reader(module: nn.Module) -> tuple[str, ...]:
+    """How the names of layers begin that meet the source: the encoder's, keys and values of cross attention; or ()."""
+    crosses = [name for name, m in module.named_modules() if isinstance(m, CrossAttention)]
+    return ("encoder.", *(f"{name}.{which}" for name in crosses for which in "kv")) if crosses else ()
+
+
+def seen(reach: Reach, length: int) -> tuple[int, float]:
+    """Pairs of a query and a key in a row of `length`: within window and chunk, and what a causal mask leaves of them.
+
+    Triangles count half of their square, as everywhere; exact would be (n + 1) / 2n.
+    """
+    size = min(reach.chunk or length, length)
+    square, left = 0, 0.0
+    for count, n in ((length // size, size), (1, length % size)):
+        window = min(reach.window or n, n)
+        square += count * n * window
+        left += count * (n * window - window * window / 2 if reach.causal else n * window)
+    return square, left
+
+
+def stored(reach: Reach, length: int) -> float:
+    """Keys a query, on the average, whose scores are kept for the backward pass: whole chunks of queries reach them."""
+    size = min(reach.chunk or length, length)
+    reached = size * (1 + min(1.0, CHUNK / size)) / 2 if reach.causal else size
+    return min(reached, reach.window + CHUNK) if reach.window else reached
 
 
 def on_meta(part: Part) -> nn.Module:

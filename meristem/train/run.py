@@ -39,6 +39,7 @@ from meristem.generate.autoregressive import generate
 from meristem.generate.seq2seq import EncoderDecoder
 from meristem.hub import hf
 from meristem.hub.cache import lasting
+from meristem.nn.attention import two_way
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
 from meristem.plan.cost import Cost
@@ -74,8 +75,17 @@ class Parts:
 
     @property
     def flops_per_token(self) -> float:
-        """Training FLOPs a token with the whole attention square, as shares of peak are reported (PaLM, appendix B)."""
-        return Cost.of(self.objective.model, self.run.train.context).training_flops_full
+        """Training FLOPs a token of `train.context` with the whole attention square (PaLM, appendix B).
+
+        So a row costs this times the context, whatever its objective makes of it: a source and a target, or places at
+        which the vocabulary is asked.
+        """
+        model, context = self.objective.model, self.run.train.context
+        with torch.no_grad(), torch.random.fork_rng():
+            given = self.objective.inputs(self.objective.prepare(self.held_out[0]))
+        length, source, asked = (given[key].shape[1] if key in given else 0 for key in ("tokens", "source", "places"))
+        cost = Cost.of(model, length or context, source, asked)
+        return cost.training_flops_full * ((length or context) + source) / context
 
 
 def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False,
@@ -248,7 +258,11 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
 
 
 def apart(run: Run, batches: list[Batch], end: int) -> list[Batch]:
-    """Batches whose documents do not see each other, where the run wants that."""
+    """Batches whose documents do not see each other, where the run wants that; RequestError for rows of examples that
+    number their parts themselves."""
+    if run.data.packing == "separate" and run.data.examples in (pairs.ENTRY, *encoders.ENTRIES):
+        raise RequestError(f"data.packing=separate tells packed documents apart, and the rows of data.examples="
+                           f"{run.data.examples} are no such ones; leave data.packing=joined")
     return [separate(batch, end) for batch in batches] if run.data.packing == "separate" else batches
 
 
@@ -300,7 +314,7 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
-    writes = getattr(parts.objective.model, "causal", True)    # an encoder has nothing to show
+    writes = not two_way(parts.objective.model)                # an encoder has nothing to show
     return [hooks.rates(parts.flops_per_token, lambda fresh: machine.measured(fresh).peak),
             hooks.every(t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out)),
             hooks.samples(folder / SAMPLES, t.sample_every if writes else 0, text, progress), hooks.draw(progress)]
@@ -353,7 +367,7 @@ def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bo
 
 def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) -> None:
     """Write the model (merged, and the adapter beside it) and result.json, which marks the run as finished."""
-    model = parts.objective.model
+    model, t = parts.objective.model, parts.run.train
     compute_in(model, None)
     if parts.run.adapt:
         base = lasting(parts.run.base, folder / "adapter")
@@ -361,7 +375,8 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
         lora.merge(model)
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
     hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage, parts.chat)
+    read = facts["step"] * t.batch * t.context                 # "tokens" counts those that were trained on
     write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation")},
                                  "fit_seconds": seconds, "train_seconds": facts["seconds"],
-                                 "flops": parts.flops_per_token * facts["tokens"], "peak_rss": machine.peak_rss(),
+                                 "flops": parts.flops_per_token * read, "peak_rss": machine.peak_rss(),
                                  "model": hf.identity(parts.family, model)})

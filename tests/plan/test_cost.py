@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from meristem.core import registry
 from meristem.core.config import Part, to_dict
-from meristem.models import llama
-from meristem.plan.cost import Cost, decoder_flops, on_meta, palm_flops
+from meristem.models import bert, llama, t5
+from meristem.nn.attention import Reach
+from meristem.plan.cost import Cost, decoder_flops, on_meta, palm_flops, seen, stored
 
 SMALL = {"vocab": 300, "dim": 64, "layers": 2, "heads": 4, "groups": 2}
 
@@ -29,6 +30,64 @@ def test_flops_agree_with_torchs_own_counter_when_the_square_is_one_chunk():
     cost = Cost.of(model, 32)
     assert counter.get_total_flops() == pytest.approx(3 * 32 * cost.training_flops_full, rel=0.002)
     assert cost.training_flops < cost.training_flops_full
+
+
+T5 = {"vocab": 300, "dim": 32, "layers": 2, "decoder_layers": 3, "heads": 4, "head_dim": 16, "hidden": 72}
+BERT = {"vocab": 300, "context": 40, "dim": 32, "layers": 2, "heads": 4, "head": "lm"}
+
+
+@pytest.mark.parametrize("fields", [T5, {**T5, "tied": False, "feed_forward": "gated-gelu"}])
+def test_a_token_of_an_encoder_decoder_meets_one_stack(fields):
+    """Source and target of different lengths and stacks of different depths, against torch's counter."""
+    rows, source, target = 3, 50, 20
+    model = t5.Model(t5.Config(**fields))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(rows, target, dtype=torch.long), torch.zeros(rows, source, dtype=torch.long)).sum().backward()
+    cost = Cost.of(model, target, source)
+    assert counter.get_total_flops() == pytest.approx(rows * (source + target) * cost.training_flops_full, rel=0.002)
+    even = Cost.of(model, target)
+    assert even == Cost.of(model, target, target), "as many on both sides where nobody says"
+    whole = sum(2 * m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    assert even.linear_flops == pytest.approx(whole / 2, rel=1e-3), "half of the network a token"
+
+
+def test_t5_costs_what_a_decoder_of_half_its_parameters_costs():
+    """Raffel et al. 2020, table 2: T5-base, 220 M parameters, has the FLOPs of a decoder of 110 M."""
+    cost = Cost.of(on_meta(Part("t5", to_dict(t5.SIZES["t5-base"]))), 512)
+    assert cost.parameters / 1e6 == pytest.approx(223, abs=1)
+    assert cost.linear_flops == pytest.approx(cost.parameters, rel=1e-3), "2 FLOPs of half of them; the table is a head"
+    layers = 12 + 12 / 2 + 12                                  # two-way, causal, across; each for half of the tokens
+    assert cost.seen_flops == 2 * 2 * 512 * 768 * layers / 2
+
+
+@pytest.mark.parametrize("asked", [0, 6])
+def test_masked_prediction_asks_the_vocabulary_at_its_places(asked):
+    model = bert.Model(bert.Config(**BERT))
+    places = torch.zeros(3, asked, dtype=torch.long) if asked else None
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(3, 40, dtype=torch.long), places=places)
+    cost = Cost.of(model, 40, asked=asked)
+    transform = 3 * (40 - asked) * 2 * 32 * 32 if asked else 0  # asked there only, too: 1 % that is counted in full
+    assert 3 * 40 * cost.forward_flops - transform == pytest.approx(counter.get_total_flops(), rel=0.002)
+    assert cost.seen_flops == cost.attention_flops == 2 * 2 * 40 * 2 * 32, "both ways: nothing is masked"
+
+
+@pytest.mark.parametrize("reach", [Reach(window=16), Reach(chunk=24), Reach(window=9, chunk=40), Reach(window=999),
+                                   Reach(causal=False), Reach()])
+def test_windows_and_chunks_count_what_a_query_sees(reach):
+    """Against the mask itself: triangles count half of their square, the diagonal is the difference."""
+    square, left = seen(reach, 96)
+    mask = reach.seen(torch.arange(96), torch.arange(96))
+    assert left == pytest.approx(int(mask.sum()), abs=0 if not reach.causal else 96 / 2 + 1)
+    assert square == 96 * min(96, reach.window or 96, reach.chunk or 96) and stored(reach, 96) <= 96
+    assert stored(Reach(window=16), 4096) == 16 + 128 and stored(Reach(chunk=256), 4096) == stored(Reach(), 256)
+
+
+def test_a_window_makes_long_contexts_cheaper():
+    part = Part("llama", SMALL | {"window": 64, "windowed": (1,)})
+    windowed, whole = Cost.of(on_meta(part), 1024), Cost.of(on_meta(Part("llama", SMALL)), 1024)
+    assert windowed.attention_flops == whole.attention_flops / 2 + 2 * 2 * 64 * 64
+    assert windowed.linear_flops == whole.linear_flops and windowed.activation_bytes < whole.activation_bytes
 
 
 @pytest.mark.parametrize("tied", [False, True])

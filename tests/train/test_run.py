@@ -1,4 +1,5 @@
-"""A run assembled from its recipe: which batches its data settings give."""
+"""A run assembled from its recipe: which batches its data settings give, and what its FLOPs are."""
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +7,12 @@ import pytest
 import torch
 
 from meristem.core.config import Part
+from meristem.core.errors import RequestError
 from meristem.core.run import Data, Run, Train
 from meristem.corpus.curate import curate
-from meristem.train.run import Parts, assemble, trainer_of
+from meristem.objectives.span_corruption import SpanCorruption, lengths
+from meristem.plan.cost import Cost
+from meristem.train.run import Parts, assemble, pretrain, trainer_of
 
 SMALL = {"dim": 32, "layers": 1, "heads": 2}
 TRAIN = Train(steps=4, batch=4, micro=2, context=128, warmup=1, dtype="float32", compile=False)
@@ -42,3 +46,53 @@ def test_a_separately_packed_run_trains(run: Run) -> None:
     parts = assemble(replace(run, data=replace(run.data, packing="separate"), train=replace(TRAIN, lr=1e-2)))
     losses = [trainer.update(parts.source(0))["loss"] for trainer in [trainer_of(parts)] for _ in range(4)]
     assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize(("examples", "objective", "model"), [
+    ("pairs", "seq2seq", Part("t5", SMALL)), ("full_sentences", "masked", Part("bert", {**SMALL, "head": "lm"}))])
+def test_rows_that_number_their_parts_are_not_packed_separately(examples, objective, model, run: Run, tmp_path) -> None:
+    """`separate` would overwrite whose source a place is, or what is padding."""
+    if examples == "pairs":
+        lines = [json.dumps({"input": f"say {n}", "target": str(n)}) for n in range(40)]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+        run = replace(run, data=replace(run.data, corpus=str(tmp_path / "pairs.jsonl")))
+    else:
+        run = replace(run, data=replace(run.data, codec=Part("wordpiece", {"vocab": 300})))
+    given = replace(run, model=model, objective=Part(objective), data=replace(run.data, examples=examples))
+    assemble(given)
+    with pytest.raises(RequestError, match=f"data.examples={examples} .*; leave data.packing=joined"):
+        assemble(replace(given, data=replace(given.data, packing="separate")))
+
+
+def test_the_flops_of_a_run_are_of_all_that_it_reads(run: Run, tmp_path: Path) -> None:
+    """Masked prediction trains on 15 % of what it reads; its result.json counts the rest, too, and the head there."""
+    masked = replace(run, model=Part("bert", {**SMALL, "head": "lm"}), objective=Part("masked"),
+                     data=replace(run.data, codec=Part("wordpiece", {"vocab": 300}), examples="full_sentences"),
+                     train=replace(TRAIN, sample_every=1))
+    result = json.loads((pretrain(masked, tmp_path / "masked") / "result.json").read_text())
+    assert result["tokens"] == 4 * 4 * 19, "0.15 of 128"
+    parts = assemble(masked)
+    want = Cost.of(parts.objective.model, 128, asked=19).training_flops_full
+    assert parts.flops_per_token == want and result["flops"] == want * 4 * 4 * 128
+    assert not (tmp_path / "masked" / "samples.jsonl").exists(), "an encoder has nothing to show"
+
+
+def test_the_flops_of_an_encoder_decoder_are_of_its_sources_and_targets(run: Run) -> None:
+    parts = assemble(replace(run, model=Part("t5", SMALL), objective=Part("span_corruption"),
+                             data=replace(run.data, codec=Part("bpe", {"vocab": 300, "special": [
+                                 f"<extra_id_{n}>" for n in range(8)]}))))
+    source, target = lengths(128)
+    assert isinstance(parts.objective, SpanCorruption)
+    state = torch.get_rng_state()
+    want = Cost.of(parts.objective.model, target, source).training_flops_full * (source + target) / 128
+    assert parts.flops_per_token == pytest.approx(want) and torch.equal(torch.get_rng_state(), state)
+    whole = sum(2 * m.weight.numel() for m in parts.objective.model.modules() if isinstance(m, torch.nn.Linear))
+    assert parts.flops_per_token < 0.75 * 3 * whole
+
+
+def test_span_corruption_refuses_documents_that_do_not_see_each_other(run: Run) -> None:
+    given = replace(run, model=Part("t5", SMALL), objective=Part("span_corruption"),
+                    data=replace(run.data, packing="separate", codec=Part("bpe", {"vocab": 300, "special": [
+                        f"<extra_id_{n}>" for n in range(8)]})))
+    with pytest.raises(RequestError, match="leave data.packing=joined"):
+        _ = assemble(given).flops_per_token
