@@ -51,7 +51,7 @@ def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Code
     ends = {"bos_token_id": end, "eos_token_id": end}          # one token separates documents, as in GPT-2
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     with committed(folder, {"weights": content_hash(tensors), **(extra or {})}) as tmp:
-        write_json(tmp / "config.json", {**entry.HF_CONFIG.export(config), **ends, "dtype": dtype})
+        write_json(tmp / "config.json", {**ends, **entry.HF_CONFIG.export(config), "dtype": dtype})
         # pad only here: in config.json it would stop the end token's embedding from being trained by transformers
         write_json(tmp / "generation_config.json", {**ends, "pad_token_id": end})
         write(tmp, tensors)

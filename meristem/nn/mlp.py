@@ -3,17 +3,19 @@ import functools
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.nn.linear import Linear
 
-Activation = Literal["silu", "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"]
+Activation = Literal["silu", "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"]
 
 TANH = functools.partial(F.gelu, approximate="tanh")           # three libraries named it three times
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {          # by Hugging Face's names
     "silu": F.silu, "relu": F.relu, "gelu": F.gelu, "gelu_new": TANH, "gelu_fast": TANH, "gelu_pytorch_tanh": TANH,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),      # CLIP's
 }
 
 
