@@ -9,6 +9,7 @@ import transformers
 from meristem.core.errors import RequestError
 from meristem.hub import hf
 from meristem.models.bert import HEADS, RELATES, Config, Model
+from meristem.nn.attention import two_way
 from tests.models import parity
 
 HEADED = [(kind, head) for kind in ("bert", "roberta", "distilbert") for head in HEADS
@@ -110,6 +111,25 @@ def test_padding_changes_nothing_and_a_text_is_seen_from_both_sides(kind: str) -
     last[0, 149] = 7 + (tokens[0, 149] == 7)
     assert not torch.equal(module(last, 1 - mask)[0, 0], padded[0, 0])
     assert torch.equal(module(last, 1 - mask)[1:], padded[1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", NAMES)
+def test_what_follows_a_masked_token_changes_its_prediction_and_a_decoders_never(kind: str) -> None:
+    """The same tokens after the mask in another order; a decoder asked at the same place gives the same bits."""
+    tokens, at, mask = parity.ids(batch=1, length=60).clamp(min=2), 20, 96
+    tokens[0, at] = mask
+    turned = tokens.clone()
+    turned[0, at + 1:] = tokens[0, at + 1:][torch.randperm(39, generator=torch.Generator().manual_seed(3))]
+    assert torch.equal(turned.sort().values, tokens.sort().values) and not torch.equal(turned, tokens)
+    _, encoder = parity.ours("bert", **OURS, kind=kind, head="lm")
+    places = torch.tensor([[at]])
+    parity.perturb(encoder, 0.3)                               # fresh weights attend to all places nearly alike
+    before, after = (encoder(t, places=places)[0, 0].softmax(-1) for t in (tokens, turned))
+    assert (before - after).abs().sum() > 0.01
+    _, decoder = parity.ours("llama", vocab=97, context=160, dim=48, layers=3, heads=4)
+    assert torch.equal(decoder(tokens)[0, :at + 1], decoder(turned)[0, :at + 1])
+    assert two_way(encoder) and not two_way(decoder)
 
 
 @torch.no_grad()

@@ -61,6 +61,15 @@ def test_fifteen_percent_are_chosen_and_become_mask_random_or_themselves(codec):
     assert chisquare(np.delete(drawn[5:], 2)).pvalue > 0.001
 
 
+@pytest.mark.parametrize("length", [64, 128, 512])
+def test_fifteen_percent_of_the_text_is_chosen_whatever_its_length(codec, length):
+    """The share over rows of random length, each rounded to whole tokens: 15 % within 0.5 / sqrt(rows) tokens."""
+    text = torch.arange(length) < torch.randint(8, length + 1, (4000, 1), generator=torch.Generator().manual_seed(0))
+    _, used = choose(text, torch.ones(4000, length, dtype=torch.bool), uniform(torch.arange(4000), length, 0), 0.15)
+    assert (used.sum(1) - 0.15 * text.sum(1)).abs().max() <= 0.5 + 1e-6
+    assert float(used.sum() / text.sum()) == pytest.approx(0.15, abs=0.003)
+
+
 def test_each_row_hides_its_share_of_its_text_only(codec):
     objective = Masked(model(codec), codec)
     batch = rows(codec)

@@ -87,6 +87,17 @@ def test_noise_has_its_density_and_its_spans_in_every_row(length, density, span,
     assert not mask[:, 0].any() and mask[:, -1].all()
 
 
+@pytest.mark.parametrize("length", [284, 568, 1138])
+def test_spans_are_three_tokens_long_in_the_mean_and_hide_fifteen_percent(length):
+    """Measured on the masks themselves (section 3.1.4); lengths vary from span to span."""
+    torch.manual_seed(0)
+    mask = noise_mask(400, length).int()
+    edges = torch.nn.functional.pad(mask, (1, 1)).diff(dim=1)
+    sizes = (edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]
+    assert float(sizes.float().mean()) == pytest.approx(3, abs=0.08) and float(sizes.float().std()) > 1.5
+    assert float(mask.float().mean()) == pytest.approx(0.15, abs=0.5 / length)
+
+
 def test_spans_are_cut_uniformly_among_all_ways():
     torch.manual_seed(0)
     sizes = partition(12_000, 5, 3)
