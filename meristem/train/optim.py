@@ -112,7 +112,6 @@ class Optimizer:
             p.grad = None
 
     @contextmanager
-    @torch.no_grad()
     def averaged(self) -> Iterator[None]:
         """Inside, the parameters hold the average that is validated and exported, if there is one and it is wanted.
 
@@ -124,14 +123,12 @@ class Optimizer:
                 if isinstance(part, ScheduleFree):
                     shown |= part.averages()
             shown |= dict(zip(self.params, self.means, strict=False))
-        before = {p: p.clone() for p in shown}
+        before = {p: p.detach().clone() for p in shown}
         try:
-            for p, mean in shown.items():
-                p.copy_(mean)
+            put(shown)
             yield
         finally:
-            for p, was in before.items():
-                p.copy_(was)
+            put(before)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -179,6 +176,13 @@ def _adamw(rows: Rows, c: Train) -> torch.optim.Optimizer:
 KINDS: dict[str, Callable[[Rows, Train], torch.optim.Optimizer]] = {
     "adamw": _adamw, "muon": lambda rows, c: Muon(rows, c.lr), "adafactor": lambda rows, c: Adafactor(rows, c.lr),
     "schedule_free": lambda rows, c: ScheduleFree(rows, c.lr, c.betas)}
+
+
+@torch.no_grad()
+def put(values: dict[nn.Parameter, Tensor]) -> None:
+    """Write each value into its parameter."""
+    for p, value in values.items():
+        p.copy_(value)
 
 
 def schedule(config: Train, step: int) -> float:

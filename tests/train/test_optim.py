@@ -57,9 +57,10 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
     assert of["muon"] == {n for n in names.values() if ".blocks." in n and "norm" not in n}
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_a_restored_optimizer_goes_on_bit_for_bit(kind):
-    config = Train(optimizer=kind)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor", "schedule_free"])
+def test_a_restored_optimizer_goes_on_bit_for_bit(kind, ema):
+    config = Train(optimizer=kind, ema=ema)
     first = small()
     optim = Optimizer(first, config)
     for step in range(3):
@@ -69,11 +70,45 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(kind):
     second = small()
     second.load_state_dict(first.state_dict())
     other = Optimizer(second, config)
+    gradients(second, 5)
+    other.step(1e-2)                                           # a past that must leave nothing
+    second.load_state_dict(first.state_dict())
     other.restore(state)
+    assert state.keys() == other.state().keys()
+    assert all(torch.equal(value, other.state()[key]) for key, value in state.items())
     for objective, o in ((first, optim), (second, other)):
         gradients(objective, 9)
         o.step(1e-2)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(torch.equal(value, other.state()[key]) for key, value in optim.state().items())
+
+
+def test_going_back_to_the_first_step_leaves_no_moments():
+    objective = small()
+    optim = Optimizer(objective, Train(ema=0.9))
+    gradients(objective, 0)
+    optim.step(1e-2)
+    assert optim.state()
+    optim.restore({})
+    assert not optim.state() and optim.updates == 0
+
+
+def test_the_average_of_weights_by_hand_and_only_where_it_is_wanted():
+    objective, last = small(), small()
+    optim, other = Optimizer(objective, Train(ema=0.75)), Optimizer(last, Train(ema=0.75, weights="last"))
+    mean = None
+    for step in range(30):                                     # the decay rises: 2/11, 3/12, ... 0.75 from step 26 on
+        for o, module in ((optim, objective), (other, last)):
+            gradients(module, step)
+            o.step(1e-2)
+        now = objective.model.head.weight.detach()
+        decay = min(0.75, (step + 2) / (step + 11))
+        mean = now.clone() if mean is None else decay * mean + (1 - decay) * now
+    after = now.clone()
+    with optim.averaged(), other.averaged():
+        torch.testing.assert_close(objective.model.head.weight.detach(), mean)
+        assert not torch.equal(objective.model.head.weight, after) and torch.equal(last.model.head.weight, after)
+    assert torch.equal(objective.model.head.weight, after)
 
 
 def test_only_matrices_and_tables_decay():

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from meristem.core.run import Train
+from meristem.core.run import Group, Train
 from meristem.models.llama import Config, Model
 from meristem.nn.linear import compute_in
 from meristem.objectives.next_token import NextToken
@@ -63,9 +63,10 @@ def test_a_step_that_is_not_finite_or_empty_changes_nothing(poison):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor", "schedule_free"])
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path, dtype, kind):
-    config = Train(steps=12, batch=4, context=16, lr=1e-2, warmup=2, save_seconds=1e9, optimizer=kind)
+    config = Train(steps=12, batch=4, context=16, lr=1e-2, warmup=2, save_seconds=1e9, optimizer=kind, ema=0.9,
+                   layer_decay=0.8, groups=(Group("norm", freeze=True), Group("mlp.up", lr=0.5, decay=0.0)))
     unbroken = objective(dtype)
     Trainer(unbroken, counting, config).fit()
 
