@@ -45,6 +45,11 @@ def summed(x: Float[Tensor, "*R"]) -> Float[Tensor, "*R"]:
     return _Sum.apply(x, _groups["data"]) if _groups else x
 
 
+def mean(x: Float[Tensor, "*R"]) -> Float[Tensor, "*R"]:
+    """The mean over all processes that have other rows or places, differentiable like `summed`."""
+    return summed(x) / dist.get_world_size(_groups["data"]) if _groups else x
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -54,7 +59,7 @@ class _Gather(torch.autograd.Function):
         return torch.stack(parts, 1).flatten(0, 1)             # row i of process r is row i * count + r of the batch
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:    # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
         return total.unflatten(0, (-1, dist.get_world_size(ctx.group)))[:, dist.get_rank(ctx.group)], None
@@ -69,7 +74,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:    # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
         return total, None

@@ -35,7 +35,7 @@ class Train:
 
     steps: int = 1000
     batch: int = 16
-    micro: int = 0                      # rows per forward pass; 0 = the whole batch at once
+    micro: int = 0                      # rows per forward pass, over all ranks; 0 = the whole batch at once
     context: int = 256
     optimizer: Literal["adamw", "muon", "adafactor", "schedule_free"] = "adamw"
     lr: float = 3e-3
@@ -53,6 +53,10 @@ class Train:
     weights: Literal["average", "last"] = "average"            # which are validated and exported, if there are two
     guard: bool = True                  # refuse steps that spike, go back when the loss blows up (train.guard)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    mesh: str = ""                      # "dp=2,tp=2": the processes of torchrun and what they divide (core.mesh)
+    shard: bool = True                  # dp divides parameters and moments too (FSDP); false: whole copies
+    pipeline: Literal["1f1b", "gpipe"] = "1f1b"                # the schedule of pp
+    recompute: bool = False             # keep the inputs of each block only and compute it again in the backward pass
     compile: bool = True                # torch.compile, region by region; needs a C++ compiler
     save_seconds: float = 60.0          # wall-clock between checkpoints
     keep: int = 2                       # newest checkpoints kept, and one to which the guard could still go back

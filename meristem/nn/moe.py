@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meristem.core.parallel import mean
 from meristem.nn.linear import Linear
 from meristem.nn.mlp import ACTIVATIONS, GatedMLP
 
@@ -44,8 +45,13 @@ class Experts(nn.Module):
 
     def forward(self, x: Float[Tensor, "N D"], ends: Int[Tensor, "E"]) -> Float[Tensor, "N D"]:
         """Rows sorted by expert; expert e owns rows ends[e - 1] to ends[e]."""
-        inner = ACTIVATIONS[self.activation](grouped(x, self.gate, ends)) * grouped(x, self.up, ends)
-        return grouped(inner, self.down, ends)
+        return self.through(x, ends, self.gate, self.up, self.down)
+
+    def through(self, x: Float[Tensor, "N D"], ends: Int[Tensor, "e"], gate: Float[Tensor, "e H D"],
+                up: Float[Tensor, "e H D"], down: Float[Tensor, "e D H"]) -> Float[Tensor, "N D"]:
+        """The same with given matrices: those of the experts that are here (train/experts.py)."""
+        inner = ACTIVATIONS[self.activation](grouped(x, gate, ends)) * grouped(x, up, ends)
+        return grouped(inner, down, ends)
 
 
 class MoE(nn.Module):
@@ -104,7 +110,7 @@ class MoE(nn.Module):
         """E sum_e f_e P_e; independent sigmoids are divided by their sum first (DeepSeek-V3, equation 18)."""
         probs = probs if self.balance_loss else probs.detach()
         probs = probs if self.score == "softmax" else probs / probs.sum(-1, keepdim=True)
-        return len(share) * (share * probs.mean(0)).sum()
+        return len(share) * (mean(share) * mean(probs.mean(0))).sum()
 
 
 def layers(module: nn.Module) -> list[MoE]:
@@ -130,7 +136,7 @@ def adjust(routed: Iterable[MoE], move: bool = True) -> None:
     """After a step: move the biases by the loads of all its micro-batches, and count anew; `move` False: only that."""
     for layer in routed:
         if move and layer.bias is not None and layer.counted is not None:
-            load = layer.counted.float()
+            load = mean(layer.counted.float())                 # of all processes: only its sign about the mean counts
             layer.bias += layer.balance_rate * (load.mean() - load).sign()
         layer.counted = None
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from meristem.core.errors import MachineError
 from meristem.core.faults import point
@@ -24,9 +24,10 @@ from meristem.core.run import Train
 from meristem.core.types import Batch
 from meristem.nn.norm import LayerNorm, RMSNorm
 from meristem.objectives.base import Objective
-from meristem.train.checkpoint import Checkpoints
+from meristem.train.checkpoint import Checkpoints, Found
 from meristem.train.guard import MARGIN, Detour, Detours, Guard, Lost
 from meristem.train.optim import Optimizer, schedule
+from meristem.train.processes import Elsewhere, One
 
 Facts = dict[str, Any]
 Hook = Callable[["Trainer", Facts], None]
@@ -44,9 +45,10 @@ class Trainer:
     """Runs `objective` on `source(step)` for `config.steps` updates; `hooks` see each step's facts."""
 
     def __init__(self, objective: Objective, source: Callable[[int], list[Batch]], config: Train, *, seed: int = 0,
-                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | None = None, detours: Detours | None = None):
+                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | Elsewhere | None = None,
+                 detours: Detours | None = None, processes: One | None = None):
         self.objective, self.source, self.config, self.seed = objective, source, config, seed
-        self.hooks, self.checkpoints = list(hooks), checkpoints
+        self.hooks, self.checkpoints, self.processes = list(hooks), checkpoints, processes or One()
         self.optim = Optimizer(objective, config)
         self.guard, self.detours = Guard(), detours or Detours()
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -60,6 +62,7 @@ class Trainer:
         A signal saves and raises `Interrupted`; a blow-up raises `Lost`, after which `go_back` mends the run.
         """
         self.objective.train()
+        self.processes.compare(0, self.objective, {})
         if self.step == 0 and self.config.guard:
             self.save()                                        # a blow-up in the first minute has somewhere to go back
         with stop_asked() as asked:
@@ -75,15 +78,18 @@ class Trainer:
                 with self.aside_for("watching"):
                     for hook in self.hooks:
                         hook(self, facts)
-                if asked:                                      # before a blow-up is healed: the next run sees it again
+                self.processes.compare(self.step, self.objective, facts)
+                lasting = self.config.permanent and self.step % self.config.permanent == 0
+                due = lasting or time.monotonic() - self.saved > self.config.save_seconds
+                signalled, due = self.processes.agree(asked[0] if asked else 0, due)
+                if signalled:                                  # before a blow-up is healed: the next run sees it again
                     self.save(wait=True)
-                    raise Interrupted(asked[0])
+                    raise Interrupted(signalled)
                 if self.config.guard and (first := self.guard.lost) is not None:
                     raise Lost(first, self.step, facts["skipped"] or "its loss has been rising")
                 if self.checkpoints:
                     self.checkpoints.check()                   # a save that failed behind our back is said at once
-                    lasting = self.config.permanent and self.step % self.config.permanent == 0
-                    if lasting or time.monotonic() - self.saved > self.config.save_seconds:
+                    if due:
                         self.save()
         self.save(wait=True)
         return self.facts
@@ -93,17 +99,13 @@ class Trainer:
         torch.manual_seed(seed_of(self.seed, "step", self.step))
         point("step.begin")
         with torch.no_grad():
-            micro = [self.objective.prepare(batch) for batch in micro]
-            total = sum(float(self.objective.weight(batch)) for batch in micro)
+            micro = [self.processes.mine(self.objective.prepare(batch)) for batch in micro]
+            total, = self.processes.sum(sum(float(self.objective.weight(batch)) for batch in micro))
+        self.processes.seed(self.seed, self.step)
         share = total if 0 < total < math.inf else 1.0         # nothing to train on, or a NaN: the step will be skipped
-        sums: dict[str, Tensor] = {}
-        for batch in micro:
-            loss, extra = self.objective(batch)
-            (loss / share).backward()
-            for key, value in {"loss": loss, **extra}.items():
-                sums[key] = sums.get(key, torch.zeros(())) + value.detach().float()
+        sums = self.processes.backward(self.objective, micro, share)
         point("step.backward")
-        norm = nn.utils.get_total_norm([p.grad for p in self.optim.params if p.grad is not None])
+        norm = self.processes.norm(self.optim.params)
         facts: Facts = {key: float(value) / share for key, value in sums.items()}
         skipped = self.refusal(facts["loss"] if share == total else math.nan, float(norm))
         lr = self.config.lr * schedule(self.config, self.step)
@@ -112,7 +114,7 @@ class Trainer:
             self.objective.after_skip()
         else:
             if float(norm) > self.config.clip:                 # else a pass over all gradients that multiplies by 1
-                nn.utils.clip_grads_with_norm_(self.optim.params, self.config.clip, norm)
+                self.processes.clip(self.optim.params, self.config.clip, norm)
             self.optim.step(lr)
             self.objective.after_step(self.step)
         point("step.end")
@@ -131,7 +133,7 @@ class Trainer:
         """
         assert self.checkpoints is not None
         self.checkpoints.wait()
-        found = self.checkpoints.newest(max(0, lost.first - MARGIN)) or self.checkpoints.newest(lost.first)
+        found = self._newest(max(0, lost.first - MARGIN)) or self._newest(lost.first)
         if found is None:
             raise MachineError(f"training diverged at step {lost.stop} ({lost.why}) and no checkpoint is older: start "
                                "again with a lower train.lr") from None
@@ -146,7 +148,8 @@ class Trainer:
         if self.checkpoints is None:
             return
         with self.aside_for("saving"):
-            tensors = {"model": dict(self.objective.state_dict()), "optim": self.optim.state()}
+            whole = self.processes.whole
+            tensors = {"model": whole(dict(self.objective.state_dict())), "optim": whole(self.optim.state())}
             self.checkpoints.save(self.step, tensors, {
                 "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
                 "detours": len(self.detours.all), "facts": self.facts},
@@ -168,7 +171,7 @@ class Trainer:
         if self.checkpoints is None:
             return False
         self.checkpoints.forget(lambda step, meta: self.detours.stale(step, meta["detours"]))
-        found = self.checkpoints.newest(last)
+        found = self._newest(last)
         if found is None:
             return False
         step, tensors, meta = found
@@ -177,6 +180,10 @@ class Trainer:
         self.guard.restore(meta["guard"])
         self.step, self.tokens, self.seconds, self.facts = step, meta["tokens"], meta["seconds"], meta["facts"]
         return True
+
+    def _newest(self, last: int | None) -> Found | None:
+        assert self.checkpoints is not None
+        return self.processes.newest(self.checkpoints, last, self.objective.state_dict().get)
 
 
 @contextmanager

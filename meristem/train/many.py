@@ -1,0 +1,182 @@
+"""A run in many processes: what each does of a step, and how they stay one run (torchrun; train/mesh.py).
+
+A step's batch is a function of (seed, step) and the same everywhere. Every process prepares all of it, so that masks
+and noise are those of one process, and keeps its rows (row r of n: r, r + n, ...) and, with cp, its part of each row.
+The loss is divided by the weight of the whole batch and gradients are summed, so any number of processes minimises the
+same function; decisions (the guard's, when to save, whether to stop) rest on reduced numbers that are equal to the bit.
+Every CHECK steps all processes compare their batches, numbers and copies of weights, and an odd one is named.
+"""
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from meristem.core.errors import MachineError
+from meristem.core.files import digest_bytes
+from meristem.core.random import seed_of
+from meristem.core.types import Batch
+from meristem.objectives.base import Objective
+from meristem.train import context
+from meristem.train.checkpoint import Checkpoints, Found, Tensors
+from meristem.train.mesh import World
+from meristem.train.pipeline import Pipeline
+from meristem.train.processes import Elsewhere, Like, One, Sums, add
+from meristem.train.shard import add_up, part, whole
+
+CHECK = 50                              # steps between two comparisons of all processes
+
+
+class Many(One):
+    """One of the processes of `world`; `pipeline` where layers are divided too."""
+
+    def __init__(self, world: World, pipeline: Pipeline | None = None):
+        self.world, self.pipeline = world, pipeline
+        self.seen: list[str] = []                              # digests of the batches since the last comparison
+
+    def seed(self, seed: int, step: int) -> None:
+        torch.manual_seed(seed_of(seed, "step", step, "rows", self.world.row, self.world.at["cp"]))
+
+    def mine(self, batch: Batch) -> Batch:
+        self.seen = [digest_bytes(*self.seen, *(batch[key].numpy().tobytes() for key in sorted(batch)))]
+        return self._part(batch)
+
+    def portion(self, batch: Batch) -> tuple[Batch, bool]:
+        if len(batch["weight"]) % self.world.mesh.rows == 0:
+            return self._part(batch), True
+        return context.part(batch, self.world), self.world.row == 0        # too few to share: all judge, one counts
+
+    def _part(self, batch: Batch) -> Batch:
+        rows = self.world.mesh.rows
+        batch = {key: value[self.world.row:: rows] if value.ndim else value for key, value in batch.items()}
+        return context.part(batch, self.world)
+
+    def sum(self, *values: float) -> list[float]:
+        return self.world.sum(values, "data")
+
+    def backward(self, objective: Objective, micro: list[Batch], share: float) -> Sums:
+        if self.pipeline is not None:
+            sums = self.pipeline.backward(micro, share)
+        else:
+            sums = {}
+            for i, batch in enumerate(micro):
+                if isinstance(objective, FSDPModule):          # gradients travel once, after the last micro-batch
+                    objective.set_requires_gradient_sync(i == len(micro) - 1)
+                loss, extra = objective(batch)
+                (loss / share).backward()
+                add(sums, {"loss": loss, **extra})
+        if not isinstance(objective, FSDPModule):
+            add_up([p for p in objective.parameters() if p.grad is not None], self.world.group("data"))
+        names = sorted(sums)
+        return dict(zip(names, map(torch.tensor, self.sum(*(float(sums[name]) for name in names))), strict=True))
+
+    def judged(self, objective: Objective, batch: Batch) -> float:
+        if self.pipeline is not None:
+            return float(self.pipeline.evaluate([batch])["loss"])
+        return super().judged(objective, batch)
+
+    def norm(self, params: Sequence[nn.Parameter]) -> Tensor:
+        """Every process adds its squares, each divided by the number of processes that have the same."""
+        mesh, square = self.world.mesh, 0.0
+        copies = mesh.world // mesh.pp
+        twin = self.pipeline.twin if self.pipeline is not None and self.pipeline.rank else None
+        for p in params:
+            if p.grad is not None and p is not twin:           # the last stage's copy of a tied table
+                grad = local(p.grad)
+                shares = math.prod(axes(p).values()) / copies
+                square += shares * float(torch.linalg.vector_norm(grad, dtype=torch.float32)) ** 2
+        return torch.tensor(self.world.sum([square])[0], dtype=torch.float64).sqrt()
+
+    def clip(self, params: Sequence[nn.Parameter], limit: float, norm: Tensor) -> None:
+        scale = min(1.0, limit / (float(norm) + 1e-6))         # torch's own formula
+        for p in params:
+            if p.grad is not None:
+                local(p.grad).mul_(scale)
+
+    def agree(self, signal: int, save: bool) -> tuple[int, bool]:
+        number, due = self.world.most([float(signal), float(save and self.world.first)])
+        return int(number), bool(due)
+
+    def compare(self, step: int, objective: Objective, facts: dict[str, Any]) -> None:
+        if step % CHECK and step:
+            return
+        said = {key: facts.get(key) for key in ("loss", "grad_norm", "lr", "tokens", "skipped")}
+        table = self.world.gathered([_number(json.dumps(said), *self.seen), *_weights(objective)])
+        self.seen = []
+        mesh = self.world.mesh
+        for column, (what, apart) in enumerate(KINDS.items()):
+            groups: dict[tuple[int, ...], list[int]] = {}      # processes that should have the same
+            for rank in range(mesh.world):
+                groups.setdefault(tuple(mesh.at(rank)[axis] for axis in apart), []).append(rank)
+            for ranks in groups.values():
+                values = [table[rank][column] for rank in ranks]
+                common = max(values, key=values.count)         # of two, the first is believed
+                odd = [rank for rank, value in zip(ranks, values, strict=True) if value != common]
+                if odd:
+                    raise MachineError(f"process {', '.join(map(str, odd))} of {mesh.world} has other {what} than the "
+                                       f"rest at step {step}: its memory or its data is not to be trusted; the last "
+                                       "checkpoint is intact: leave that machine out and run the same command again")
+
+    def whole(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        gathered = {name: whole(tensor) for name, tensor in named.items()}     # every process takes part in each
+        if self.pipeline is not None:
+            gathered = self.pipeline.gather(gathered)
+        return gathered if self.world.first else {}
+
+    def newest(self, checkpoints: "Checkpoints | Elsewhere", last: int | None, like: Like) -> Found | None:
+        found = checkpoints.newest(last) if isinstance(checkpoints, Checkpoints) else None
+        head = self.world.told(None if found is None else [found[0], found[2], {
+            file: [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in named.items()]
+            for file, named in found[1].items()}])
+        if head is None:
+            return None
+        step, meta, files = head
+        tensors: Tensors = {}
+        for file, rows in files.items():
+            here: dict[str, Tensor] = {}
+            for name, dtype, shape in rows:
+                full = found[1][file][name].contiguous() if found else torch.empty(shape, dtype=getattr(torch, dtype))
+                self.world.broadcast(full)
+                pattern = like(name.partition(":")[0])
+                same = pattern is not None and pattern.shape == full.shape
+                here[name] = part(full, pattern) if same and pattern is not None else full
+            tensors[file] = self.pipeline.own(here) if self.pipeline is not None else here
+        return step, tensors, meta
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a divided tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def axes(tensor: Tensor) -> dict[str, int]:
+    """The axes of the mesh over which a tensor is divided, and their sizes."""
+    if not isinstance(tensor, DTensor):
+        return {}
+    mesh = tensor.device_mesh
+    assert mesh.mesh_dim_names is not None
+    return {name: size for name, size, how in zip(mesh.mesh_dim_names, mesh.shape, tensor.placements, strict=True)
+            if how.is_shard()}
+
+
+# What should be equal on processes that differ on tp alone, or anyhow: the axes on which they may stand apart.
+KINDS: dict[str, tuple[str, ...]] = {"batches or numbers": (), "weights": ("pp",),
+                                     "parts of the weights": ("pp", "dp", "cp", "ep")}
+
+
+def _weights(objective: Objective) -> tuple[int, int]:
+    """Digests of the tensors that are whole here, and of those that are divided, but not over tp."""
+    named = dict(sorted(objective.state_dict().items()))
+    undivided = [t for t in named.values() if not axes(t)]
+    divided = [t for t in named.values() if axes(t) and "tp" not in axes(t)]
+    one, other = (_number(*(local(t).detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for t in some))
+                  for some in (undivided, divided))
+    return one, other
+
+
+def _number(*parts: str | bytes) -> int:
+    return int(digest_bytes(*parts)[:15], 16)

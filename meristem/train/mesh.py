@@ -1,0 +1,135 @@
+"""This process among the others of a run: who they are, and what they tell each other.
+
+    with connect("dp=2,tp=2") as world:            # under torchrun --nproc-per-node 4
+        world.group("tp"); world.at["dp"]; world.first
+
+One DeviceMesh has the axes of `core.mesh.Mesh`; "rows" (dp x ep: other rows), "data" (dp x cp x ep: other rows or
+places, over which gradients are summed) and "copies" (dp x cp: the same experts) are made of them. Messages are tensors
+and JSON, never pickles. In one process nothing is connected, and a world without torchrun costs nothing.
+"""
+import datetime
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from meristem.core import parallel
+from meristem.core.errors import RequestError
+from meristem.core.mesh import AXES, Mesh
+
+if TYPE_CHECKING:                       # 0.8 s that one process does not pay
+    from torch.distributed.device_mesh import DeviceMesh
+
+TIMEOUT = datetime.timedelta(minutes=10)                       # of a collective: a process that hangs so long is lost
+UNIONS = {"rows": ("dp", "ep"), "data": ("dp", "cp", "ep"), "copies": ("dp", "cp")}
+
+
+class World:
+    """Where this process stands. Every method that communicates must be called by all processes of its group."""
+
+    def __init__(self, mesh: Mesh, rank: int = 0, device_mesh: "DeviceMesh | None" = None):
+        self.mesh, self.rank, self.first, self.at = mesh, rank, rank == 0, mesh.at(rank)
+        self.row = self.at["dp"] * mesh.ep + self.at["ep"]     # it has rows row, row + mesh.rows, ... of every batch
+        self.device_mesh = device_mesh
+        self.unions: dict[str, DeviceMesh] = {}
+        if device_mesh is not None:
+            for name, axes in UNIONS.items():
+                self.unions[name] = device_mesh[axes]._flatten(name)           # torch has no public name for it
+
+    def sub(self, name: str) -> "DeviceMesh":
+        """The mesh along one axis or union, through this process."""
+        assert self.device_mesh is not None, "one process has no mesh"
+        return self.unions[name] if name in self.unions else self.device_mesh[name]
+
+    def group(self, name: str) -> dist.ProcessGroup:
+        """The process group along one axis or union, through this process."""
+        return self.sub(name).get_group()
+
+    def sum(self, values: Sequence[float], name: str = "") -> list[float]:
+        """Each number summed over a group (default: all processes), in fp64; the same bits everywhere."""
+        return self._reduce(values, dist.ReduceOp.SUM, name)
+
+    def most(self, values: Sequence[float]) -> list[float]:
+        """The largest of each number over all processes."""
+        return self._reduce(values, dist.ReduceOp.MAX, "")
+
+    def _reduce(self, values: Sequence[float], how: Any, name: str) -> list[float]:
+        if self.mesh.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, how, self.group(name) if name else None)
+        return tensor.tolist()
+
+    def told(self, value: Any) -> Any:
+        """What the first process says (JSON); the others' values are ignored."""
+        if self.mesh.world == 1:
+            return value
+        raw = json.dumps(value).encode() if self.first else b""
+        size = torch.tensor([len(raw)])
+        dist.broadcast(size, 0)
+        text = torch.frombuffer(bytearray(raw), dtype=torch.uint8) if self.first else torch.empty(int(size),
+                                                                                               dtype=torch.uint8)
+        dist.broadcast(text, 0)
+        return json.loads(bytes(text.numpy()))
+
+    def gathered(self, values: Sequence[int]) -> list[list[int]]:
+        """Some 64-bit integers of every process, in the order of ranks."""
+        mine = torch.tensor(values, dtype=torch.int64)
+        everyone = [torch.empty_like(mine) for _ in range(self.mesh.world)]
+        dist.all_gather(everyone, mine)
+        return [tensor.tolist() for tensor in everyone]
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """The first process's numbers, in place."""
+        dist.broadcast(tensor, 0)
+        return tensor
+
+    def meet(self) -> None:
+        """Wait for all processes."""
+        if self.mesh.world > 1:
+            dist.barrier()
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process does the block (fits a tokenizer, writes shards), then the others find it done."""
+        if not self.first:
+            self.meet()
+        yield
+        if self.first:
+            self.meet()
+
+
+ALONE = World(Mesh())
+
+
+@contextmanager
+def connect(text: str) -> Iterator[World]:
+    """The world that `train.mesh` names, until the end of the block.
+
+    RequestError when it needs another number of processes than were started.
+    """
+    mesh, started = Mesh.of(text), int(os.environ.get("WORLD_SIZE", "1"))
+    if mesh.world != started:
+        raise RequestError(f"train.mesh={text or 'dp=1'} is for {mesh.world} processes and {started} were started; "
+                           f"start it with: torchrun --nproc-per-node {mesh.world} -m meristem ..., or set "
+                           f"train.mesh=dp={started}")
+    if started == 1:
+        yield ALONE
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)    # two gathers are meant
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    try:
+        world = World(mesh, dist.get_rank(), init_device_mesh("cpu", mesh.sizes, mesh_dim_names=AXES))
+        parallel.share_rows({name: world.group(name) for name in ("rows", "data")})
+        yield world
+        world.meet()                                           # nobody leaves while another still reads
+    finally:
+        parallel.share_rows({})
+        dist.destroy_process_group()

@@ -1,0 +1,76 @@
+"""Parameters, gradients and moments divided over the processes that share the data; activations computed twice.
+
+FSDP2 (`fully_shard`): Zhao et al. 2023, https://arxiv.org/abs/2304.11277; Rajbhandari et al. 2020 (ZeRO-3),
+https://arxiv.org/abs/1910.02054. Each block gathers its weights for its forward and its backward pass and keeps a part
+of them otherwise; gradients are summed and divided by the same step. `train.shard=false` keeps whole copies instead
+and sums gradients after the backward pass. Recomputation: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
+"""
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
+
+from meristem.objectives.base import Objective
+from meristem.train.mesh import World
+
+BUCKET = 1 << 25                        # numbers that are summed in one message
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a model: the members of its ModuleLists."""
+    return [block for child in module.modules() if isinstance(child, nn.ModuleList) for block in child]
+
+
+def shard(objective: Objective, world: World, apart: Sequence[nn.Module] = ()) -> None:
+    """Divide what is in `objective` over the processes that share the data.
+
+    `apart`: experts that are divided over ep already, so that only dp and cp have the same ones.
+    """
+    for module in apart:
+        fully_shard(module, mesh=world.sub("copies"))
+    for block in blocks(objective):
+        fully_shard(block, mesh=world.sub("data"))
+    fully_shard(objective, mesh=world.sub("data"), reshard_after_forward=True)      # a validation leaves nothing whole
+    for module in objective.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)             # sums: the loss is divided by the global weight already
+            module.set_force_sum_reduction_for_comms(True)     # gloo knows no premultiplied sum
+
+
+def recompute(objective: Objective) -> None:
+    """Keep the inputs of each block only, and compute it again in the backward pass: a third more work, same bits."""
+    for block in blocks(objective.model):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def add_up(params: Sequence[nn.Parameter], group: dist.ProcessGroup) -> None:
+    """Sum the gradients of whole parameters over a group, many in one message."""
+    if dist.get_world_size(group) == 1:
+        return
+    while params:
+        count, size = 0, 0
+        while count < len(params) and (count == 0 or size + params[count].numel() <= BUCKET):
+            size, count = size + params[count].numel(), count + 1
+        grads = [p.grad for p in params[:count] if p.grad is not None]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(flat, group=group)
+        for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(total.view_as(grad))
+        params = params[count:]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A divided tensor put together on every process (all must call); another one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part(full: Tensor, like: Tensor) -> Tensor:
+    """What this process keeps of a tensor that is to be divided like another; no communication."""
+    if not isinstance(like, DTensor):
+        return full
+    return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
