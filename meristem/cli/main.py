@@ -1,6 +1,7 @@
 """The `meristem` command: wires the verbs, prints their answers, and turns every failure into one line and a status.
 
-Exit status: 0 ok; 1 the machine failed; 2 the request was wrong; 130 or 143 stopped by Ctrl-C or SIGTERM.
+Exit status: 0 ok; 1 the machine failed; 2 the request was wrong; 3 every checkpoint of a run is damaged; 130 or 143
+stopped by Ctrl-C or SIGTERM, with everything saved.
 """
 import functools
 import inspect

@@ -26,6 +26,8 @@ def pretrain(
                                                 show_default=False)] = None,
     fresh: Fresh = False,
     allow_drift: Drift = False,
+    check: Annotated[bool, typer.Option("--check", help="Look at disk, tokenizer, first loss, a checkpoint and one "
+                                                        "batch, then stop.")] = False,
 ) -> Answer:
     """Train a model from scratch; run the same command again and it goes on from the newest good checkpoint.
 
@@ -35,12 +37,24 @@ def pretrain(
     Example: meristem pretrain llama data.corpus=runs/corpus train.steps=2000 --out runs/llama
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (every mistake at once, with the nearest name);
-    130 or 143 stopped and saved.
+    3 every checkpoint is damaged; 130 or 143 stopped by Ctrl-C or SIGTERM, and saved.
     """
     run, folder = requested(recipe, edits or [], out, source)
     if run.adapt or run.base:
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
-    return execute(run, folder, fresh, allow_drift, source)
+    return examine(run, folder) if check else execute(run, folder, fresh, allow_drift, source)
+
+
+def examine(run: "Run", folder: Path) -> Answer:
+    """Everything that is known before the first step; RequestError when something of it is bad."""
+    from meristem.train.run import check
+    with shown("check") as progress:
+        found = check(run, folder, progress)
+    lines = "\n".join(c.line() for c in found)
+    if bad := [c.name for c in found if not c.well]:
+        raise RequestError(f"{run.name} should not be begun like this: {', '.join(bad)}: "
+                           f"{'; '.join(c.found for c in found if not c.well)}")
+    return Answer({c.name: c.found for c in found}, lines)
 
 
 def requested(recipe: str, words: list[str], out: Path | None, source: Path | None) -> tuple["Run", Path]:

@@ -41,7 +41,7 @@ Found = tuple[int, Tensors, dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder; the newest `keep` are retained, and each `permanent` steps for good."""
+    """The checkpoints of one run, in one folder; the newest `keep` stay, and one each `permanent` steps for good."""
 
     def __init__(self, folder: Path, keep: int = 2, progress: Progress = SILENT, permanent: int = 0):
         if keep < 1:

@@ -5,6 +5,7 @@ What validates and samples sees the average of the weights where the run keeps o
 A hook is called as `hook(trainer, facts)` after each step; it may add to `facts`. Hooks that run the model do so in
 eager mode without gradients and leave every generator as they found it: a run with other hooks ends in equal weights.
 """
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -35,8 +36,25 @@ class Log:
         self.file.write(json.dumps({k: _plain(v) for k, v in facts.items()}) + "\n")
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the file; a full disk has been reported at the line it refused."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+def careful(hook: Hook, progress: Progress) -> Hook:
+    """`hook`, whose failures are one warning: a logger or a display must not end the run that it watches."""
+    told: list[bool] = []
+
+    def watched(trainer: Trainer, facts: Facts) -> None:
+        try:
+            hook(trainer, facts)
+        except Exception as error:
+            if not told:
+                told.append(True)
+                progress.warn(f"{getattr(hook, '__qualname__', type(hook).__name__).partition('.')[0]} failed at step "
+                              f"{trainer.step} ({type(error).__name__}: {error}); training goes on without it until it "
+                              "works again")
+    return watched
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -44,13 +44,15 @@ from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
 from meristem.plan.cost import Cost
 from meristem.plan.energy import Meter
-from meristem.train import groups, hooks
+from meristem.train import groups, hooks, preflight
 from meristem.train.checkpoint import Checkpoints
+from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
 from meristem.train.trainer import Trainer, compile_regions
+from meristem.train.watch import FAILURES, Watch, crashes
 
 RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
-ENERGY, SKIPS = "energy.json", "skips.jsonl"
+ENERGY, SKIPS, GOODPUT, HEARTBEATS = "energy.json", "skips.jsonl", "goodput.json", "heartbeats"
 VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
 SAMPLE_TOKENS = 64
@@ -101,40 +103,73 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     if fresh or not (folder / RESULT).exists():
         corpus_of(run)                                         # refused before the run folder is begun
     claim_run(run, folder)
-    with Checkpoints(folder / "checkpoints", run.train.keep, progress) as checkpoints:
+    with Checkpoints(folder / "checkpoints", run.train.keep, progress, run.train.permanent) as checkpoints:
         if fresh:
             checkpoints.discard()
-            for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY, SKIPS):
+            for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY, SKIPS, GOODPUT, FAILURES):
                 (folder / name).unlink(missing_ok=True)
         if (folder / RESULT).exists():
             progress.say(f"{folder} is finished; --fresh trains it again")
             return folder
+        crashes(folder / HEARTBEATS)
         write_json(folder / RECIPE, to_dict(run))
         if skips and skips.exists() and not (folder / SKIPS).exists():
             shutil.copyfile(skips, folder / SKIPS)
-        with metered(folder / ENERGY, progress) as meter:
+        goodput = Goodput(folder)
+        with (metered(folder / ENERGY, progress) as meter,
+              Watch(folder / HEARTBEATS, limit=run.train.hang_seconds, progress=progress) as watch):
             parts = assemble(run, progress)
             trainer = trainer_of(parts, checkpoints, Detours(folder / SKIPS))
             log_manifest(folder, parts, progress, allow_drift)
             if trainer.resume():
                 progress.say(f"going on from step {trainer.step} of {run.train.steps}")
-            watch = [*run_hooks(parts, folder, progress), lambda trainer, facts: meter.tick()]
+            else:
+                preflight.quick(parts, trainer, folder, progress)
+            beside: list[hooks.Hook] = [*run_hooks(parts, folder, progress), lambda trainer, facts: meter.tick(),
+                                        goodput, watch]
             progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
             started = time.perf_counter()
-            facts = fit(trainer, folder / LOG, watch, progress)
+            watch.beat(trainer.step)
+            facts = fit(trainer, folder / LOG, beside, progress, goodput)
             with trainer.optim.averaged():
                 finish(parts, folder, facts, time.perf_counter() - started)
     return folder
 
 
-def fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progress) -> dict[str, Any]:
-    """Train to the end, logging to `path`, however often a blow-up sends the run back; the facts of the last step."""
+def check(run: Run, folder: Path, progress: Progress = SILENT) -> list[preflight.Check]:
+    """What is known of `run` before its first step, in seconds; of `folder` only the disk matters, nothing is kept."""
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, compile=False))
+    parts = assemble(run, progress)
+    return preflight.thorough(parts, trainer_of(parts), folder)
+
+
+def fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progress,
+        goodput: Goodput | None = None) -> dict[str, Any]:
+    """Train to the end, logging to `path`, however often a blow-up sends the run back; the facts of the last step.
+
+    What only watches cannot end the run: its failures are warnings. `goodput` is said at the end, also of a signal.
+    """
+    try:
+        return _fit(trainer, path, watch, progress, goodput)
+    finally:
+        if goodput:
+            progress.say(goodput.report().line())
+
+
+def _fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progress,
+         goodput: Goodput | None) -> dict[str, Any]:
+    cause = "repeated"
     while True:
+        if goodput:
+            goodput.back(trainer.step, cause)
         log = hooks.Log(path, trainer.step)
-        trainer.hooks = [*watch, log]
+        each: list[hooks.Hook] = [*watch, log]
+        trainer.hooks = [hooks.careful(hook, progress) for hook in each]
         try:
-            return trainer.fit()
+            facts = trainer.fit()
+            return facts | {"goodput": goodput.report().facts()} if goodput else facts
         except Lost as lost:
+            cause = "rewound"
             detour = trainer.go_back(lost)
             progress.warn(f"step {detour.at}: {detour.why}; back to step {detour.to}, and batches {detour.first} to "
                           f"{detour.stop - 1} are left out from now on ({SKIPS})")
@@ -376,7 +411,7 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
     hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage, parts.chat)
     read = facts["step"] * t.batch * t.context                 # "tokens" counts those that were trained on
-    write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation")},
+    write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation", "goodput")},
                                  "fit_seconds": seconds, "train_seconds": facts["seconds"],
                                  "flops": parts.flops_per_token * read, "peak_rss": machine.peak_rss(),
                                  "model": hf.identity(parts.family, model)})

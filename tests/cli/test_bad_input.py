@@ -117,7 +117,7 @@ def test_damaged_checkpoints_are_named(run, corpus: Path, trained: Path, tmp_pat
         raw[len(raw) // 2] ^= 1
         path.write_bytes(raw)
     result = run("pretrain", "--from", folder)
-    assert result.status == 1 and "--fresh" in result.complaint
+    assert result.status == 3 and "--fresh" in result.complaint
     assert run("pretrain", "--from", folder, "--fresh").status == 0
 
 
