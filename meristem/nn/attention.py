@@ -14,7 +14,7 @@ Without a cache, queries are taken in chunks over the keys they may see, with ex
 `scaled_dot_product_attention` stops at 80 to 90 GFLOP/s in any type, explicit bf16 products reach three times that, and
 what lies outside the triangle or the window is skipped chunk by chunk instead of computed and masked.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,6 +79,8 @@ class Cache:
 class Attention(nn.Module):
     """Self-attention with `heads` query heads sharing `groups` key/value heads; `scale` multiplies the scores."""
 
+    around: Callable[..., Tensor] | None = None                # set while other processes have places of the same rows
+
     def __init__(self, dim: int, heads: int, *, groups: int | None = None, head_dim: int | None = None,
                  bias: bool = False, out_bias: bool | None = None, qk_norm: bool = False, eps: float = 1e-6,
                  reach: Reach | None = None, scale: float | None = None):
@@ -113,7 +115,8 @@ class Attention(nn.Module):
             if reach.chunk and positions is not None:          # each document of a packed row has its own chunks
                 chunks, reach = positions // reach.chunk, replace(reach, chunk=0)
                 segments = chunks if segments is None else segments * 2**32 + chunks
-            y = attend(q, k, v, reach, scale=self.scale, segments=segments, bias=bias)
+            y = attend(q, k, v, reach, scale=self.scale, segments=segments, bias=bias) if self.around is None else \
+                self.around(q, k, v, reach, self.scale, segments)
         else:
             assert positions is not None
             cache.write(k, v, positions)
