@@ -14,7 +14,7 @@ SHOWN = ("torch", "numpy", "tokenizers", "safetensors", "pydantic", "transformer
 def doctor(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again instead of reading the cache.")] = False,
 ) -> Answer:
-    """What this machine can do: measured peaks, memory, compiler, disk, versions.
+    """What this machine can do: measured peaks, memory, compiler, disk, sandbox, versions.
 
     The rates are measured once (about two seconds) and cached; plans and shares of peak are judged by them.
 
@@ -24,12 +24,13 @@ def doctor(
     """
     import dataclasses
 
-    from meristem.core import machine
+    from meristem.core import machine, sandbox
     found = machine.measured(fresh=fresh)
     disk = shutil.disk_usage(Path.cwd())
     versions = {name: metadata.version(name) for name in SHOWN if _installed(name)}
+    trouble = sandbox.trouble()
     facts = {"machine": dataclasses.asdict(found), "identity": machine.identity(), "disk_free": disk.free,
-             "versions": versions}
+             "sandbox": trouble or "works", "versions": versions}
     rows = [("bf16 matrix product", f"{found.matmul_bf16 / 1e9:,.0f} GFLOP/s"),
             ("fp32 matrix product", f"{found.matmul_fp32 / 1e9:,.0f} GFLOP/s"),
             ("memory read", f"{found.read_bandwidth / 1e9:,.0f} GB/s"),
@@ -37,6 +38,7 @@ def doctor(
             ("memory", f"{found.memory / 2**30:,.1f} GiB"),
             ("disk free here", f"{disk.free / 2**30:,.1f} GiB"),
             ("C++ compiler", "yes: torch.compile works" if found.compiler else "no: training is about a third slower"),
+            ("sandbox", f"no: {trouble}" if trouble else "yes: untrusted code runs in bubblewrap"),
             *versions.items()]
     return Answer(facts, table(rows))
 
