@@ -12,6 +12,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from meristem.core import faults
 from meristem.core.errors import MeristemError
 from meristem.core.progress import Progress
 from meristem.core.registry import load
-from meristem.core.run import Train
+from meristem.core.run import Group, Train
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.trainer import Interrupted, Trainer
 
@@ -100,8 +101,9 @@ def saves(root: Path) -> None:
     report(at="limit", what="", code=code, warnings=warnings, found=victim(lambda: look(folder))[1])
 
 
-def train(folder: Path, plan: str = "") -> dict:
-    """Nine steps of a tiny model with a checkpoint after each; resumes by itself. The hash of all it learned."""
+def train(folder: Path, plan: str = "", kind: str = "adamw") -> dict:
+    """Nine steps of a tiny model with a checkpoint after each; resumes by itself. The hash of all it learned, of
+    what it keeps for going on and of what it would export. Optimizers beside adamw come with all that runs may have."""
     torch.manual_seed(0)
     llama = load("models", "llama")
     model = llama.Model(llama.Config(vocab=16, context=8, dim=16, layers=1, heads=2))
@@ -111,6 +113,9 @@ def train(folder: Path, plan: str = "") -> dict:
         return [{"tokens": tokens, "weight": torch.ones(2, 8)}]
 
     config = Train(steps=STEPS, warmup=2, save_seconds=-1.0, dtype="float32", compile=False)
+    if kind != "adamw":
+        config = replace(config, optimizer=kind, ema=0.9 if kind != "schedule_free" else 0.0, layer_decay=0.8,
+                         groups=(Group("norm", freeze=True), Group("mlp.up", lr=0.5)))
     with Checkpoints(folder) as c:
         trainer = Trainer(load("objectives", "next_token").NextToken(model), source, config, checkpoints=c)
         trainer.resume()
@@ -121,6 +126,8 @@ def train(folder: Path, plan: str = "") -> dict:
         except Interrupted as signal:
             return {"signal": signal.number, "step": trainer.step}
         tensors = {**trainer.objective.state_dict(), **trainer.optim.state()}
+        with trainer.optim.averaged():
+            tensors |= {f"{name}:shown": tensor.clone() for name, tensor in trainer.objective.state_dict().items()}
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.detach().float().numpy().tobytes())
@@ -135,6 +142,14 @@ def steps(root: Path) -> None:
             folder = root / f"{at}-{what}".replace(":", "-")
             code, first = victim(lambda f=folder, p=f"{at}:{what}": train(f, p))
             report(at=at, what=what, code=code, first=first, again=victim(lambda f=folder: train(f))[1])
+
+
+def optimizers(root: Path) -> None:
+    """The same for every other optimizer, killed within a save."""
+    for kind in ("muon", "adafactor", "schedule_free"):
+        report(kind=kind, at="", whole=victim(lambda k=kind: train(root / f"{k}-whole", kind=k))[1])
+        code, _ = victim(lambda k=kind: train(root / k, "ckpt.manifest:6:kill", k))
+        report(kind=kind, at="ckpt.manifest:6", code=code, again=victim(lambda k=kind: train(root / k, kind=k))[1])
 
 
 def full(disk: Path) -> None:
@@ -172,4 +187,4 @@ def report(**facts: object) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"saves": saves, "steps": steps, "full": full}[sys.argv[1]](Path(sys.argv[2]))
+    {"saves": saves, "steps": steps, "optimizers": optimizers, "full": full}[sys.argv[1]](Path(sys.argv[2]))

@@ -61,6 +61,15 @@ def test_a_run_killed_anywhere_ends_with_the_very_weights_of_an_unbroken_one(ste
     assert at == "step.begin:1" or case["again"]["begun"] > 0, "the run started over instead of resuming"
 
 
+def test_every_optimizer_goes_on_with_the_same_bits_after_kill_9(tmp_path):
+    found = {(c["kind"], c["at"]): c for c in cases("optimizers", tmp_path)}
+    for kind in ("muon", "adafactor", "schedule_free"):
+        case = found[kind, "ckpt.manifest:6"]
+        assert case["code"] == -9 and case["again"]["begun"] > 0, kind
+        assert case["again"]["hash"] == found[kind, ""]["whole"]["hash"], kind
+    assert len({found[kind, ""]["whole"]["hash"] for kind, _ in found}) == 3
+
+
 def test_a_real_full_disk_keeps_the_old_checkpoints_warns_and_stops_after_three(tmp_path):
     if not shutil.which("unshare"):
         pytest.skip("unshare is not installed")
