@@ -9,6 +9,7 @@ chat_template.jinja, generation_config.json, and MANIFEST.json with the size and
 by asking each file of `models/` whether its HF_CONFIG knows the architecture that config.json names; no code that a
 folder carries is run.
 """
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -66,7 +67,8 @@ def load(folder: str | Path, near: Path | None = None) -> Loaded:
     """Read a model folder, the `model/` inside a run folder, or a Hub id. One RequestError line for whatever is wrong.
 
     `near` is the folder whose file names the model (`cache.locate`). Memory peaks at about the model's size: the module
-    is built on the meta device and tensors are read one by one.
+    is built on the meta device and tensors are read one by one. Of a model that also sees, the text part is read, with
+    a warning that names what is left out.
     """
     where = locate(folder, near)
     check(where)
@@ -74,8 +76,8 @@ def load(folder: str | Path, near: Path | None = None) -> Loaded:
     if not isinstance(tree, dict):
         raise RequestError(f"{where / 'config.json'} is not a mapping of settings")
     family, entry = family_of(tree, where / "config.json")
+    tree, tensors = _part(entry, tree, Tensors.open(where), where)
     config, module = _empty(entry, tree, where / "config.json")
-    tensors = Tensors.open(where)
     _fill(module, entry.HF.restore(tensors, module, tensors.where))
     codec = _codec(where)
     if codec and codec.vocab > config.vocab:
@@ -102,6 +104,21 @@ def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
 def identity(family: str, module: nn.Module) -> str:
     """A hash of the weights under their Hugging Face names: equal before saving and after loading anywhere."""
     return content_hash(registry.load("models", family).HF.export(module))
+
+
+def _part(entry: ModuleType, tree: dict[str, Any], tensors: Tensors, where: Path) -> tuple[dict[str, Any], Tensors]:
+    """Settings and tensors of the family inside a larger architecture (`Kind.part`); the same where it is the whole."""
+    kind = entry.HF_CONFIG.kind(tree)
+    key, begin = kind.part
+    if not key:
+        return tree, tensors
+    inner, own = tree.get(key), tensors.part(begin)
+    if not isinstance(inner, dict) or not len(own):
+        raise RequestError(f"{where} is a {kind.architecture} without {key} in its config.json or tensors {begin}*")
+    others = sorted({name.partition(".")[0] for name in tensors if not name.startswith(begin)})
+    warnings.warn(f"{where} is a {kind.architecture}: its text part is loaded, the weights of "
+                  f"{', '.join(others) or 'nothing'} are left out, so it cannot see", stacklevel=3)
+    return {**inner, "architectures": [entry.HF_CONFIG.kinds[0].architecture]}, own
 
 
 def _codec(folder: Path) -> "Codec | None":

@@ -88,6 +88,10 @@ class Tensors(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self.places
 
+    def part(self, begin: str) -> "Tensors":
+        """Those whose names begin so, without that beginning."""
+        return Tensors({n.removeprefix(begin): place for n, place in self.places.items() if n.startswith(begin)})
+
     def where(self, name: str) -> str:
         """The file that holds a tensor, or should (the folder's first file), for error lines."""
         return str((self.places.get(name) or next(iter(self.places.values()))).file)

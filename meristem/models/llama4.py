@@ -218,6 +218,7 @@ def _write_layers(c: Config, kind: Kind) -> dict[str, Any]:
 
 HF_CONFIG = FieldMap(
     Kind("Llama4ForCausalLM", "llama4_text"),
+    Kind("Llama4ForConditionalGeneration", "llama4", part=("text_config", "language_model.")),     # with pictures
     rows=(
         ("vocab", "vocab_size"),
         ("context", "max_position_embeddings"),

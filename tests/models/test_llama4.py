@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from meristem.core.errors import RequestError
 from meristem.hub import hf
 from meristem.models.llama4 import SIZES, Config
 from tests.models import parity
@@ -76,3 +77,25 @@ def test_the_published_layers() -> None:
 def test_layers_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=r"nope .*names more than the 2 layers"):
         Config(layers=2, nope=(2,))
+
+
+EYES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 28,
+        "vision_output_dim": 16, "patch_size": 14, "projector_input_dim": 16, "projector_output_dim": 16}
+
+
+@torch.no_grad()
+def test_of_a_model_that_sees_the_text_part_is_read_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    model = parity.theirs("Llama4ForConditionalGeneration", "Llama4Config", text_config={**SHAPE, **THEIRS["scout"]},
+                          vision_config=EYES)
+    model.save_pretrained(tmp_path / "both", max_shard_size="40KB")
+    with pytest.warns(UserWarning, match="weights of multi_modal_projector, vision_model are left out"):
+        loaded = hf.load(tmp_path / "both")
+    assert loaded.family == "llama4"
+    parity.close(loaded.module(ROWS), model.language_model(ROWS).logits)
+    hf.save(tmp_path / "text", "llama4", loaded.config, loaded.module)
+    tree = json.loads((tmp_path / "text" / "config.json").read_text())
+    assert tree["architectures"] == ["Llama4ForCausalLM"] and hf.load(tmp_path / "text").config == loaded.config
+    tree = json.loads((tmp_path / "both" / "config.json").read_text())
+    (tmp_path / "both" / "config.json").write_text(json.dumps({**tree, "text_config": None}))
+    with pytest.raises(RequestError, match="without text_config"):
+        hf.load(tmp_path / "both")
