@@ -23,7 +23,7 @@ from meristem.core.config import from_dict
 from meristem.core.errors import RequestError, nearest
 from meristem.core.files import committed, read_json, write_json
 from meristem.hub.cache import locate
-from meristem.hub.tensors import Tensors, check, content_hash, write
+from meristem.hub.tensors import STEMS, Tensors, check, content_hash, write
 
 if TYPE_CHECKING:
     from meristem.codecs.base import Codec
@@ -52,7 +52,12 @@ def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Code
     ends = {"bos_token_id": end, "eos_token_id": end}          # one token separates documents, as in GPT-2
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     with committed(folder, {"weights": content_hash(tensors), **(extra or {})}) as tmp:
-        write_json(tmp / "config.json", {**ends, **entry.HF_CONFIG.export(config), "dtype": dtype})
+        tree = entry.HF_CONFIG.export(config)
+        if "_class_name" in tree:                              # diffusers' layout
+            write_json(tmp / "config.json", tree)
+            write(tmp, tensors, stem=STEMS[1])
+            return
+        write_json(tmp / "config.json", {**ends, **tree, "dtype": dtype})
         # pad only here: in config.json it would stop the end token's embedding from being trained by transformers
         write_json(tmp / "generation_config.json", {**ends, "pad_token_id": end})
         write(tmp, tensors)
@@ -94,7 +99,7 @@ def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
         if entry.HF_CONFIG.kind(tree):
             return name, entry
         known += [kind.architecture for kind in entry.HF_CONFIG.kinds]
-    architectures = tree.get("architectures")
+    architectures = tree.get("architectures", [tree["_class_name"]] if "_class_name" in tree else None)
     named = architectures[0] if isinstance(architectures, list) and architectures else tree.get("model_type")
     if not isinstance(named, str):
         raise RequestError(f"{source} names no architecture; known: {', '.join(sorted(known))}")

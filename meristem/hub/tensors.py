@@ -21,6 +21,7 @@ from torch import Tensor
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.files import MANIFEST, digest_bytes, read_json, verify
 
+STEMS = ("model", "diffusion_pytorch_model")                    # transformers' and diffusers' names of the file
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000             # the Hub's own habit
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -46,14 +47,15 @@ class Tensors(Mapping[str, Tensor]):
     @classmethod
     def open(cls, folder: Path) -> "Tensors":
         """Every tensor of a model folder; RequestError names what is missing, damaged or a pickle."""
-        if (folder / INDEX).exists():
-            files = _shards(folder)
-        elif (folder / FILE).exists():
-            files = [folder / FILE]
+        whole = [folder / f"{stem}.safetensors" for stem in STEMS]
+        if index := next((i for file in whole if (i := _index(file)).exists()), None):
+            files = _shards(index)
+        elif file := next((file for file in whole if file.exists()), None):
+            files = [file]
         elif pickles := sorted(p.name for pattern in PICKLES for p in folder.glob(pattern)):
-            raise RequestError(f"{folder / pickles[0]} is a pickle, which runs code when read; convert it to {FILE} "
-                               "first, on a machine you can lose: transformers' from_pretrained(FOLDER)"
-                               ".save_pretrained(NEW) writes safetensors")
+            raise RequestError(f"{folder / pickles[0]} is a pickle, which runs code when read; convert it to "
+                               f"{FILE} first, on a machine you can lose: transformers' "
+                               "from_pretrained(FOLDER).save_pretrained(NEW) writes safetensors")
         else:
             raise RequestError(f"{folder} holds no {FILE}")
         places = {name: place for file in files for name, place in _header(file).items()}
@@ -97,8 +99,8 @@ class Tensors(Mapping[str, Tensor]):
         return str((self.places.get(name) or next(iter(self.places.values()))).file)
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES) -> None:
-    """Write tensors as `model.safetensors`, or in shards of at most `limit` bytes with an index.
+def write(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES, stem: str = STEMS[0]) -> None:
+    """Write tensors as `STEM.safetensors`, or in shards of at most `limit` bytes with an index.
 
     MachineError when the disk fails. The caller makes the folder appear whole (`core.files.committed`).
     """
@@ -111,14 +113,15 @@ def write(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES)
         shards[-1][name] = tensor
         room -= tensor.nbytes
     count = len(shards)
-    files = [FILE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    whole = folder / f"{stem}.safetensors"
+    files = [whole.name] if count == 1 else [f"{stem}-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     try:
         for file, shard in zip(files, shards, strict=True):
             save_file(shard, folder / file, metadata={"format": "pt"})
         if count > 1:
             index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
                      "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard}}
-            (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            _index(whole).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:                # a full disk is a SafetensorError, which is no OSError
         raise MachineError(f"could not write the weights into {folder}: {error}; "
                            "free some space or choose another folder") from error
@@ -141,18 +144,22 @@ def check(folder: Path) -> None:
                            f"(or delete {MANIFEST} if you changed the file yourself)")
 
 
-def _shards(folder: Path) -> list[Path]:
-    index = read_json(folder / INDEX)
+def _index(file: Path) -> Path:
+    return file.with_name(f"{file.name}.index.json")
+
+
+def _shards(path: Path) -> list[Path]:
+    index = read_json(path)
     table = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise RequestError(f"{folder / INDEX} has no weight_map from tensor to file")
+        raise RequestError(f"{path} has no weight_map from tensor to file")
     names = sorted(set(table.values()))
     for name in names:
         if Path(name).name != name:
-            raise RequestError(f"{folder / INDEX} names {name!r}, which is not a plain file name")
-        if not (folder / name).is_file():
-            raise RequestError(f"{folder / name} is missing, though {INDEX} lists it; fetch the folder again")
-    return [folder / name for name in names]
+            raise RequestError(f"{path} names {name!r}, which is not a plain file name")
+        if not path.with_name(name).is_file():
+            raise RequestError(f"{path.with_name(name)} is missing, though {path.name} lists it; fetch the folder again")
+    return [path.with_name(name) for name in names]
 
 
 def _header(file: Path) -> dict[str, _Place]:

@@ -1,0 +1,109 @@
+"""Convolutions of image models: residual blocks, attention over pixels, halving and doubling.
+
+Ho et al. 2020, https://arxiv.org/abs/2006.11239 (appendix B: the blocks of DDPM's U-Net); Rombach et al. 2021,
+https://arxiv.org/abs/2112.10752 (the same blocks in an autoencoder). As with `Linear`, arithmetic follows the data: a
+`Stem` is where pixels enter, in its `compute` type and with channels last in memory, which oneDNN wants on a CPU.
+
+    x = Residual(64, 128, time=256)(x, embedded)               # [B, 64, H, W] -> [B, 128, H, W]
+"""
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meristem.nn.attention import Attention, Reach
+from meristem.nn.linear import Entrance, Linear
+
+
+class Conv(nn.Conv2d):
+    """A convolution in the type of its input."""
+
+    def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O h w"]:
+        """[B, in, H, W] -> [B, out, h, w]."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self._conv_forward(x, self.weight.to(x.dtype), bias)
+
+
+class Stem(Conv, Entrance):
+    """The first convolution of a network."""
+
+    def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O h w"]:
+        """[B, in, H, W] -> [B, out, h, w] of type `compute`, channels last."""
+        return super().forward(x.to(self.compute or x.dtype, memory_format=torch.channels_last))
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in the type of its input."""
+
+    def forward(self, x: Float[Tensor, "B C *N"]) -> Float[Tensor, "B C *N"]:
+        """[B, C, ...] -> the same."""
+        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class Residual(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm x)) + time))); a 1 x 1 convolution carries x where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, *, time: int = 0, groups: int = 32, eps: float = 1e-5,
+                 dropout: float = 0.0):
+        super().__init__()
+        self.norm1, self.conv1 = GroupNorm(groups, inputs, eps), Conv(inputs, outputs, 3, padding=1)
+        self.time = Linear(time, outputs) if time else None
+        self.norm2, self.conv2 = GroupNorm(groups, outputs, eps), Conv(outputs, outputs, 3, padding=1)
+        self.drop = nn.Dropout(dropout)
+        self.shortcut = Conv(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Float[Tensor, "B I H W"], time: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "B O H W"]:
+        """[B, in, H, W] and the embedded time [B, E] -> [B, out, H, W]."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        if self.time is not None:
+            assert time is not None
+            y = y + self.time(F.silu(time))[:, :, None, None]
+        y = self.conv2(self.drop(F.silu(self.norm2(y))))
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class PixelAttention(nn.Module):
+    """x + attention(norm(x)) over all pixels, with `heads` heads."""
+
+    def __init__(self, channels: int, heads: int = 1, *, groups: int = 32, eps: float = 1e-5):
+        super().__init__()
+        self.norm = GroupNorm(groups, channels, eps)
+        self.attn = Attention(channels, heads, bias=True, reach=Reach(causal=False))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """[B, C, H, W] -> the same."""
+        return x + pixels(self.attn(sequence(self.norm(x))), x)
+
+
+class Down(nn.Module):
+    """Half the size by a convolution of stride 2; without `pad` it reaches over the right and lower edge (SD's VAE)."""
+
+    def __init__(self, channels: int, pad: bool = True):
+        super().__init__()
+        self.conv, self.pad = Conv(channels, channels, 3, stride=2, padding=int(pad)), pad
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """[B, C, H, W] -> [B, C, H/2, W/2]."""
+        return self.conv(x if self.pad else F.pad(x, (0, 1, 0, 1)))
+
+
+class Up(nn.Module):
+    """Twice the size: every pixel four times, then a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """[B, C, H, W] -> [B, C, 2H, 2W]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def sequence(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N C"]:
+    """Pixels row by row as vectors."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def pixels(x: Float[Tensor, "B N C"], like: Float[Tensor, "B _C H W"]) -> Float[Tensor, "B C H W"]:
+    """Vectors as an image of the height and width of `like`."""
+    return x.transpose(1, 2).unflatten(2, like.shape[2:])
