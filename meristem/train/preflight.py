@@ -135,7 +135,7 @@ def one_batch(parts: "Parts") -> Check:
             optim.step()
             optim.zero_grad()
             objective.after_step(0)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
     well = losses[-1] < FALL * losses[0]
     return Check("one batch", well, f"its loss is {losses[-1] / losses[0]:.0%} of the first after {STEPS} updates" +
                  ("" if well else "; gradients do not reach the weights, or train.lr is far off"))

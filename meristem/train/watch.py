@@ -146,7 +146,7 @@ class Watch:
         frozen = [b for b in beats if b.rank != self.rank and now - self._seen[b.rank][1] > FROZEN * self.limit]
         if frozen:
             return f"{', '.join(b.name for b in frozen)} gives no sign of life (stopped, or its machine is gone)"
-        if missing := sorted(set(range(self.world)) - {b.rank for b in beats}):
+        if missing := sorted(set(range(self.world)) - set(self._seen)):
             return f"rank {', '.join(map(str, missing))} never began"
         last = min(b.step for b in beats)
         behind = [b for b in beats if b.step == last]
