@@ -43,6 +43,7 @@ class Cost:
     vocab: int
     matrices: int                       # parameters inside the network's matrix products (Muon's share)
     idle: int                           # of which in experts that a token is not sent to
+    factored: int                       # rows and columns of all matrices, and vectors: Adafactor's state
 
     @classmethod
     def of(cls, module: nn.Module, context: int, source: int = 0, asked: int = 0) -> "Cost":
@@ -92,7 +93,9 @@ class Cost:
             context=context, width=width, activation_bytes=kept // row, vocab=vocab,
             matrices=sum(m.weight.numel() for m in linears.values() if id(m.weight) not in tabled | head)
             + sum(3 * shape.numel() for _, shape in sparse),
-            idle=sum(3 * (count - m.top_k) * hidden * dim for m, (count, hidden, dim) in sparse))
+            idle=sum(3 * (count - m.top_k) * hidden * dim for m, (count, hidden, dim) in sparse),
+            factored=sum(p.numel() // p.shape[-1] + p.numel() // p.shape[-2] if p.ndim > 1 else p.numel()
+                         for p in module.parameters()))
 
     @property
     def active(self) -> int:
@@ -115,13 +118,16 @@ class Cost:
         """The same with the whole attention square, as PaLM's and nanoGPT's utilisation figures count."""
         return (1 + BACKWARD) * (self.linear_flops + self.attention_flops)
 
-    def memory(self, tokens: int, optimizer: str = "adamw") -> dict[str, int]:
+    def memory(self, tokens: int, optimizer: str = "adamw", ema: bool = False) -> dict[str, int]:
         """Bytes by use while training `tokens` tokens a forward pass: fp32 weights, gradients and moments, bf16 copies.
 
-        AdamW keeps two moments, Muon one for the matrices. Logits are held twice in bf16 and three times in fp32 at the
+        AdamW and schedule-free keep two numbers a parameter, Muon one for the matrices, Adafactor rows and columns; an
+        average of the weights (`ema`) is one more. Its copies at a validation fit where gradients and activations were.
+        Logits are held twice in bf16 and three times in fp32 at the
         end of the forward pass. Measured peaks of four shapes lie 0 to 7 % above the sum without the snapshot.
         """
-        moments = 2 * self.parameters - (self.matrices if optimizer == "muon" else 0)
+        moments = self.factored if optimizer == "adafactor" else 2 * self.parameters
+        moments += (self.parameters if ema else 0) - (self.matrices if optimizer == "muon" else 0)
         return {"weights": 4 * self.parameters, "gradients": 4 * self.parameters, "moments": 4 * moments,
                 "casts": 2 * (self.parameters - self.embedding), "activations": tokens * self.activation_bytes,
                 "logits": tokens * self.vocab * LOGIT_BYTES,

@@ -275,7 +275,7 @@ def _within_memory(run: Run, cost: Cost, machine: Machine) -> tuple[Run, int]:
     """The run with the largest micro-batch (a divisor of the batch) that fits, and the bytes it takes."""
     memory = 0
     for micro in [run.train.batch // k for k in range(1, run.train.batch + 1) if run.train.batch % k == 0]:
-        memory = sum(cost.memory(micro * run.train.context, run.train.optimizer).values())
+        memory = sum(cost.memory(micro * run.train.context, run.train.optimizer, run.train.ema > 0).values())
         if memory <= MEMORY_SHARE * machine.memory:
             return replace(run, train=replace(run.train, micro=0 if micro == run.train.batch else micro)), memory
     return run, memory

@@ -6,9 +6,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from meristem.core import registry
 from meristem.core.config import Part, to_dict
+from meristem.core.run import Train
 from meristem.models import bert, llama, t5
 from meristem.nn.attention import Reach
 from meristem.plan.cost import Cost, decoder_flops, on_meta, palm_flops, seen, stored
+from meristem.train.optim import Optimizer
 
 SMALL = {"vocab": 300, "dim": 64, "layers": 2, "heads": 4, "groups": 2}
 
@@ -115,6 +117,22 @@ def test_flops_of_a_mixture_agree_with_torchs_counter_over_a_loop_over_experts()
     assert cost.linear_flops - dense.linear_flops == 2 * 2 * 2 * 64, "the router's two rows more, in each layer"
     assert cost.active - dense.active == 2 * 2 * 64 and dense.idle == 0
     assert cost.memory(64)["weights"] == 4 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor", "schedule_free"])
+def test_the_state_of_every_optimizer_is_what_it_really_keeps(optimizer, family):
+    fields = SMALL | ({"experts": 3, "top_k": 2, "hidden": 40} if family == "mixtral" else {})
+    entry = registry.load("models", family)
+    model = entry.Model(entry.Config(**fields))
+    for ema in (False, True):
+        kept = Optimizer(model, Train(optimizer=optimizer, ema=0.9 if ema else 0.0))
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        kept.step(0.0)
+        counters = (":step", ":weight", ":updates")
+        numbers = sum(t.numel() for name, t in kept.state().items() if not name.endswith(counters))
+        assert Cost.of(model, 32).memory(64, optimizer, ema)["moments"] == 4 * numbers
 
 
 @pytest.mark.parametrize(("family", "size", "published"), [
