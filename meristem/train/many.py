@@ -14,21 +14,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
-from meristem.core.errors import MachineError
+from meristem.core.errors import MachineError, RequestError
 from meristem.core.files import digest_bytes
+from meristem.core.mesh import Mesh
 from meristem.core.random import seed_of
+from meristem.core.run import Train
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
-from meristem.train import context
+from meristem.train import context, experts, tensor
 from meristem.train.checkpoint import Checkpoints, Found, Tensors
+from meristem.train.divided import axes, local, part, whole
 from meristem.train.mesh import World
 from meristem.train.pipeline import Pipeline
 from meristem.train.processes import Elsewhere, Like, One, Sums, add
-from meristem.train.shard import add_up, part, whole
+from meristem.train.shard import add_up, shard
 
 CHECK = 50                              # steps between two comparisons of all processes
+
+
+def refuse_uneven(train: Train, mesh: Mesh) -> None:
+    """RequestError where a batch, or a combination of axes, cannot be divided; before anything is started."""
+    for field in ("batch", "micro"):
+        rows = getattr(train, field)
+        if rows % mesh.rows:
+            raise RequestError(f"train.{field}={rows} rows do not divide by the {mesh.rows} processes that share them "
+                               f"(dp={mesh.dp}, ep={mesh.ep}); choose a multiple of {mesh.rows}")
+    whole = "train.shard=false" if not train.shard else "pp" if mesh.pp > 1 else ""
+    if other := [axis for axis in ("tp", "ep", "cp" if mesh.pp > 1 else "tp") if getattr(mesh, axis) > 1]:
+        if whole:
+            raise RequestError(f"{whole} goes with dp only, and train.mesh has {other[0]}; leave one of them out")
+
+
+def spread(objective: Objective, train: Train, world: World) -> "Many":
+    """Divide `objective` over the processes of `world` as its mesh says, in place, before there is an optimizer.
+
+    RequestError for what cannot be divided; MachineError when the processes do not start with the same weights.
+    """
+    mesh = world.mesh
+    refuse_uneven(train, mesh)
+    Many(world).compare(0, objective, {})
+    if mesh.pp > 1:
+        return Many(world, Pipeline(objective, world.group("pp"), train.pipeline))
+    if mesh.tp > 1:
+        tensor.divide(objective.model, world.sub("tp"))
+    apart = experts.divide(objective.model, world.sub("ep")) if mesh.ep > 1 else []
+    if mesh.cp > 1:
+        context.spread(objective, world, train.context)
+    if train.shard:
+        shard(objective, world, apart)
+    return Many(world)
 
 
 class Many(One):
@@ -146,21 +181,6 @@ class Many(One):
                 here[name] = part(full, pattern) if same and pattern is not None else full
             tensors[file] = self.pipeline.own(here) if self.pipeline is not None else here
         return step, tensors, meta
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a divided tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def axes(tensor: Tensor) -> dict[str, int]:
-    """The axes of the mesh over which a tensor is divided, and their sizes."""
-    if not isinstance(tensor, DTensor):
-        return {}
-    mesh = tensor.device_mesh
-    assert mesh.mesh_dim_names is not None
-    return {name: size for name, size, how in zip(mesh.mesh_dim_names, mesh.shape, tensor.placements, strict=True)
-            if how.is_shard()}
 
 
 # What should be equal on processes that differ on tp alone, or anyhow: the axes on which they may stand apart.

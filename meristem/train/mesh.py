@@ -108,6 +108,14 @@ class World:
 ALONE = World(Mesh())
 
 
+def join(mesh: Mesh) -> World:
+    """The world of a process group that exists already; the objectives' gathers (core.parallel) go through it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    world = World(mesh, dist.get_rank(), init_device_mesh("cpu", mesh.sizes, mesh_dim_names=AXES))
+    parallel.share_rows({name: world.group(name) for name in ("rows", "data")})
+    return world
+
+
 @contextmanager
 def connect(text: str) -> Iterator[World]:
     """The world that `train.mesh` names, until the end of the block.
@@ -122,12 +130,10 @@ def connect(text: str) -> Iterator[World]:
     if started == 1:
         yield ALONE
         return
-    from torch.distributed.device_mesh import init_device_mesh
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)    # two gathers are meant
     dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
-        world = World(mesh, dist.get_rank(), init_device_mesh("cpu", mesh.sizes, mesh_dim_names=AXES))
-        parallel.share_rows({name: world.group(name) for name in ("rows", "data")})
+        world = join(mesh)
         yield world
         world.meet()                                           # nobody leaves while another still reads
     finally:

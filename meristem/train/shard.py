@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from meristem.objectives.base import Objective
@@ -62,15 +61,3 @@ def add_up(params: Sequence[nn.Parameter], group: dist.ProcessGroup) -> None:
         for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(total.view_as(grad))
         params = params[count:]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A divided tensor put together on every process (all must call); another one as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def part(full: Tensor, like: Tensor) -> Tensor:
-    """What this process keeps of a tensor that is to be divided like another; no communication."""
-    if not isinstance(like, DTensor):
-        return full
-    return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)

@@ -62,7 +62,6 @@ class Trainer:
         A signal saves and raises `Interrupted`; a blow-up raises `Lost`, after which `go_back` mends the run.
         """
         self.objective.train()
-        self.processes.compare(0, self.objective, {})
         if self.step == 0 and self.config.guard:
             self.save()                                        # a blow-up in the first minute has somewhere to go back
         with stop_asked() as asked:
