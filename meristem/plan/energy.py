@@ -22,9 +22,6 @@ MEMORY_WATTS = 0.375e-9                 # a byte
 # Grams of CO2e a kWh, 2023 (codecarbon's data files); world: IEA's average.
 GRID = {"world": 475.0, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441, "POL": 661.926,
         "SWE": 40.695, "NOR": 30.08}
-# Rated watts of a device (mlco2's gpus.csv, codecarbon's cpu_power.csv).
-DEVICE_WATTS = {"H100 SXM": 700, "A100 SXM4-80": 400, "A100 PCIe": 250, "V100-SXM2-32": 300, "EPYC 9555": 360,
-                "EPYC 9755": 500}
 # Part of the processor's name -> (rated watts, hardware threads), first match; makers' data sheets.
 CPUS = {"EPYC 9755": (500, 256), "EPYC 9555": (360, 128), "EPYC": (280, 128), "Platinum 8480": (350, 112),
         "Xeon": (205, 56),

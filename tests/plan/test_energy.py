@@ -2,9 +2,10 @@
 import pytest
 
 from meristem.core.errors import RequestError
-from meristem.plan.energy import DEVICE_WATTS, GRID, Meter, estimate, factor, megawatt_hours, tonnes
+from meristem.plan.devices import DEVICES
+from meristem.plan.energy import CPUS, GRID, Meter, estimate, factor, megawatt_hours, tonnes
 
-A100, PUE, USA = DEVICE_WATTS["A100 SXM4-80"], 1.1, 0.385
+A100, PUE, USA = DEVICES["a100-sxm-80gb"].watts, 1.1, 0.385
 
 
 @pytest.mark.parametrize(("hours", "mwh", "carbon"),
@@ -26,7 +27,7 @@ def test_llama_2_card(hours, watts, carbon):
 @pytest.mark.parametrize(("hours", "carbon"), [(5.0e6, 1354), (2.38e6, 645)])
 def test_llama_4_card(hours, carbon):
     """Row 43: its factor is 0.387 kg/kWh without an overhead."""
-    assert tonnes(megawatt_hours(hours, DEVICE_WATTS["H100 SXM"]), 0.387) == pytest.approx(carbon, rel=0.002)
+    assert tonnes(megawatt_hours(hours, DEVICES["h100-sxm"].watts), 0.387) == pytest.approx(carbon, rel=0.002)
 
 
 @pytest.mark.parametrize(("watts", "chips", "days", "pue", "kg", "mwh", "carbon"), [
@@ -42,7 +43,7 @@ def test_patterson_table_4(watts, chips, days, pue, kg, mwh, carbon):
 
 def test_stable_diffusion_and_durations():
     """Rows 48 and 40."""
-    assert tonnes(megawatt_hours(150_000, DEVICE_WATTS["A100 PCIe"]), 0.3) == pytest.approx(11.25)
+    assert tonnes(megawatt_hours(150_000, DEVICES["a100-pcie-40gb"].watts), 0.3) == pytest.approx(11.25)
     days = 1_022_362 / 2048 / 24
     assert days == pytest.approx(20.80, abs=0.005)
 
@@ -52,7 +53,7 @@ def test_grids_and_devices():
     assert GRID == {"world": 475, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441,
                     "POL": 661.926,
                     "SWE": 40.695, "NOR": 30.08}
-    assert DEVICE_WATTS["EPYC 9755"] == 500 and DEVICE_WATTS["V100-SXM2-32"] == 300
+    assert CPUS["EPYC 9755"][0] == 500 and DEVICES["v100-sxm2-32gb"].watts == 300
     with pytest.raises(RequestError, match="did you mean FRA"):
         factor("FR")
 
