@@ -23,7 +23,7 @@ from meristem.nn.linear import Linear
 
 LANES = 16                              # output rows of a panel
 LEVELS = {8: 127, 4: 7}                 # largest |q|
-PAIRS = (0, 2, 4, 6, 1, 3, 5, 7)        # column of each of the 8 nibbles of a 32-bit word (kernel.cpp)
+PAIRS = (0, 4, 1, 5, 2, 6, 3, 7)        # column of each of the 8 nibbles of a 32-bit word (kernel.cpp)
 
 
 class QuantisedLinear(nn.Module):
@@ -41,7 +41,7 @@ class QuantisedLinear(nn.Module):
                                "choose another group, or leave the layer out by its name")
         self.out_features, self.in_features, self.bits, self.group = rows, cols, bits, group
         panels = math.ceil(rows / LANES)
-        shape, dtype = ((cols // 2, LANES, 2), torch.int8) if bits == 8 else ((cols // 8, LANES), torch.int32)
+        shape, dtype = ((cols // 4, LANES, 4), torch.int8) if bits == 8 else ((cols // 8, LANES), torch.int32)
         self.packed = _still(torch.zeros(panels, *shape, dtype=dtype))
         self.scale = _still(torch.zeros(panels, cols // group, LANES, dtype=torch.bfloat16))
         self.low = _still(torch.zeros_like(self.scale)) if affine else None
@@ -128,7 +128,7 @@ def _pack(q: Tensor, bits: int) -> Tensor:
     """q [panels, 16, cols] -> the kernel's panels (kernel.cpp, top)."""
     panels, lanes, cols = q.shape
     if bits == 8:
-        return q.view(panels, lanes, cols // 2, 2).transpose(1, 2).to(torch.int8)
+        return q.view(panels, lanes, cols // 4, 4).transpose(1, 2).to(torch.int8)
     words = (q + 8).view(panels, lanes, cols // 8, 8)[..., PAIRS].to(torch.int64)
     packed = sum(words[..., j] << 4 * j for j in range(8))
     assert isinstance(packed, Tensor)

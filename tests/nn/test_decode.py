@@ -74,6 +74,25 @@ def test_products_equal_torchs(rows, bits, outputs, inputs):
 
 
 @needs_compiler
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [8, 32, 0])
+def test_packed_products_in_bf16_lose_nothing_beside_large_activations(bits, group):
+    torch.manual_seed(bits + group)
+    layer = QuantisedLinear.of(Linear(256, 40, bias=False), bits=bits, group=group)
+    x = torch.randn(3, 256) * 10 ** torch.linspace(-3, 3, 256)
+    x[0, 5:37], x[1] = 0.0, 0.0
+    x = x.bfloat16()
+    exact = F.linear(x.double(), layer.weight.double())
+    # the result's own rounding to bf16, and 2^-16 of the largest activation among the 32 (8) that share a step
+    step = x.double().abs().unflatten(1, (-1, 32)).amax(-1).repeat_interleave(32, 1) * 2**-15.9
+    bound = exact.abs() * 2**-8 + F.linear(step, layer.weight.double().abs())
+    assert bool(((layer.product(torch.bfloat16)(x).double() - exact).abs() <= bound).all())
+    for bad in (float("nan"), float("inf")):
+        x[2, 77] = bad                                         # damage must show
+        assert not layer.product(torch.bfloat16)(x)[2].isfinite().any()
+
+
+@needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_in_fp32_equals_torch_and_scoring(kind):
     model, tokens = model_of(kind), torch.randint(0, 67, (3, 24))
@@ -114,6 +133,24 @@ def test_a_row_does_not_depend_on_its_batch_or_on_how_many_tokens_come_at_once(d
     alone = decoded(model, tokens[4:5], True)
     assert torch.equal(decoded(model, tokens, True)[4:5], alone)
     assert torch.equal(decoded(model, tokens[4:5], True, each=5), alone)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["plain", "odd"])             # two heads for two threads; head sizes that are no multiple
+@pytest.mark.parametrize("bits", [0, 4])
+def test_threads_do_not_change_a_bit(kind, bits):
+    config, before = (KINDS[kind] if not bits else {}), torch.get_num_threads()
+    torch.manual_seed(0)
+    model = shaken(Model(Config(**{**SHAPE, **config})))
+    model = compute_in(quantise(model, bits, 32) if bits else model, torch.bfloat16)
+    tokens, found = torch.randint(0, 67, (3, 6)), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(decoded(model, tokens, True))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 @needs_compiler

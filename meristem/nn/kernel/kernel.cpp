@@ -8,12 +8,15 @@
 // the number of rows: a row decoded alone and the same row in a batch of 16 give the same bits.
 //
 // Weights: fp32 and bf16 lie row by row as torch keeps them. int8 and int4 lie in panels of 16 output rows:
-//   int8  [rows/16][cols/2][16][2]    the two columns of a pair side by side, signed
-//   int4  [rows/16][cols/8][16] u32   nibble j is column 2j (j < 4) or 2(j-4)+1 of its eight; value = nibble - 8
+//   int8  [rows/16][cols/4][16][4]    four columns side by side, signed
+//   int4  [rows/16][cols/8][16] u32   nibble j is column j/2 (j even) or 4 + j/2 (j odd) of its eight; value = nibble - 8
 // with bf16 scales (and optional bf16 offsets) [rows/16][groups][16]: weight = scale * q + low.
 //
-// GCC's and Clang's vector extensions are used throughout, so that it compiles for any processor; where AVX512-BF16
-// exists its dot product of bf16 pairs takes over (4 times the rate of fp32).
+// GCC's and Clang's vector extensions are used throughout, so that it compiles for any processor. Where AVX512-BF16
+// exists its dot product of bf16 pairs takes over (4 times the rate of fp32), and with `half` and AVX512-VNNI int8 and
+// int4 weights are multiplied as integers: the activations of 32 columns become step * (256 high + low) with two signed
+// bytes, which keeps 15 bits below their largest (bf16 keeps 8), and every sum of 32 products is exact.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -122,10 +125,9 @@ inline vf fold2(vf a, vf b) {
     return FOLD(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
            FOLD(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
 }
-inline vf fold1(vf a, vf b) {
-    return FOLD(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           FOLD(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
+inline vf evens(vf a, vf b) { return FOLD(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30); }
+inline vf odds(vf a, vf b) { return FOLD(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31); }
+inline vf fold1(vf a, vf b) { return evens(a, b) + odds(a, b); }
 inline void sums16(vf* a) {                                    // a[0][i] becomes the sum of the lanes of the old a[i]
     for (int i = 0; i < 8; i++) a[i] = fold8(a[2 * i], a[2 * i + 1]);
     for (int i = 0; i < 4; i++) a[i] = fold4(a[2 * i], a[2 * i + 1]);
@@ -175,11 +177,15 @@ struct Pairs {                                                 // bf16 weights, 
 };
 #endif
 
-struct Input {                                                 // activations [rows, cols]; `b` where pairs are used
+struct Block { float step; int32_t high, low; };               // of 32 (or 8) activations; what their sums start at
+struct Input {                                                 // activations [rows, cols], also as a product wants them
     const float* f;
-    const uint16_t* b;
-    const float* sums;                                         // of each group of columns, for weights with offsets
-    i64 cols;
+    i64 rows, cols;
+    const uint16_t* b = nullptr;                               // bf16
+    const float* sums = nullptr;                               // of each group of columns, for weights with offsets
+    const byte* bytes = nullptr;                               // [rows][cols/4][high, low][4]
+    const Block* blocks = nullptr;
+    i64 block = 0, offset = 0;                                 // what `bytes` and `blocks` were made for
     template <class X> const X* as() const;
 };
 template <> inline const float* Input::as<float>() const { return f; }
@@ -235,23 +241,22 @@ template <class K> void dense(const Matrix& m, const Input& in, i64 rows, float*
 // ---- panels of int8 or int4 weights ---------------------------------------------------------------------------
 // `add` multiplies COLS columns of 16 outputs with each of R rows; N vectors of partial sums become 16 sums in `sum`.
 
-inline vf pair(const float* x) {                               // x0 x1 x0 x1 ...
-    double d;
-    std::memcpy(&d, x, 8);
-    typedef double vd __attribute__((vector_size(64)));
-    return (vf)(d - vd{});
-}
 struct Int8 {
-    typedef float X;
-    static constexpr int COLS = 2, N = 2, BYTES = 32;
-    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
-        vf low = integers(w), high = integers(w + 16);
-        for (int r = 0; r < R; r++) {
-            vf two = pair(x + r * cols);
-            a[r][0] += low * two, a[r][1] += high * two;
+    static constexpr int COLS = 4, N = 4, BYTES = 64, PANELS = 2;
+    template <int R> static void add(vf (*a)[N], const byte* w, const float* x, i64 cols) {
+        for (int i = 0; i < N; i++) {
+            vf weight = integers(w + 16 * i);                  // of four outputs
+            for (int r = 0; r < R; r++) a[r][i] += weight * four(x + r * cols);
         }
     }
-    static vf sum(const vf* a) { return fold1(a[0], a[1]); }
+    static vf four(const float* x) {                           // x0 x1 x2 x3 x0 ...
+#ifdef __AVX512F__
+        return (vf)_mm512_broadcast_f32x4(_mm_loadu_ps(x));
+#else
+        return vf{x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3]};
+#endif
+    }
+    static vf sum(const vf* a) { return fold1(fold1(a[0], a[1]), fold1(a[2], a[3])); }
 };
 inline vf nibble(vu v, int j) {
 #ifdef __AVX512F__
@@ -262,55 +267,22 @@ inline vf nibble(vu v, int j) {
 #endif
 }
 struct Int4 {
-    typedef float X;
-    static constexpr int COLS = 8, N = 1, BYTES = 64;
-    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
+    static constexpr int COLS = 8, N = 1, BYTES = 64, PANELS = 8;
+    template <int R> static void add(vf (*a)[N], const byte* w, const float* x, i64 cols) {
         vu v = *reinterpret_cast<const vuu*>(w);
         for (int j = 0; j < 8; j++) {
             vf weight = nibble(v, j);
-            for (int r = 0; r < R; r++) a[r][0] += weight * x[r * cols + (j < 4 ? 2 * j : 2 * j - 7)];
+            for (int r = 0; r < R; r++) a[r][0] += weight * x[r * cols + j / 2 + (j % 2) * 4];
         }
     }
     static vf sum(const vf* a) { return a[0]; }
 };
-#ifdef __AVX512BF16__
-inline __m512i two(const uint16_t* x) {                        // one pair of activations for all 16 outputs
-    int32_t d;
-    std::memcpy(&d, x, 4);
-    return _mm512_set1_epi32(d);
-}
-struct Int8Pairs {                                             // integers up to 127 are exact in bf16
-    typedef uint16_t X;
-    static constexpr int COLS = 2, N = 1, BYTES = 32;
-    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
-        __m512i weight = (__m512i)_mm512_cvtne2ps_pbh((__m512)integers(w + 16), (__m512)integers(w));
-        for (int r = 0; r < R; r++) Pairs::add(a[r][0], weight, two(x + r * cols));
-    }
-    static vf sum(const vf* a) { return a[0]; }
-};
-struct Int4Pairs {
-    typedef uint16_t X;
-    static constexpr int COLS = 8, N = 1, BYTES = 64;
-    template <int R> static void add(vf (*a)[N], const byte* w, const X* x, i64 cols) {
-        // bf16 of -8 .. 7, twice: the instruction looks at 5 bits, the fifth belongs to the next nibble
-        const __m512i once = _mm512_setr_epi32(int(0xc0e0c100), int(0xc0a0c0c0), int(0xc040c080), int(0xbf80c000),
-            0x3f800000, 0x40404000, 0x40a04080, 0x40e040c0, int(0xc0e0c100), int(0xc0a0c0c0), int(0xc040c080),
-            int(0xbf80c000), 0x3f800000, 0x40404000, 0x40a04080, 0x40e040c0);
-        __m512i v = _mm512_loadu_si512(w);
-        for (int j = 0; j < 4; j++) {
-            __m512i weight = _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4 * j), once);
-            for (int r = 0; r < R; r++) Pairs::add(a[r][0], weight, two(x + r * cols + 2 * j));
-        }
-    }
-    static vf sum(const vf* a) { return a[0]; }
-};
-#endif
 
 template <class K, int P, int R>
 void panel(const Matrix& m, const Input& in, i64 row, i64 first, float* y, i64 stride) {
     const i64 groups = m.cols / m.group, bytes = m.cols / K::COLS * K::BYTES;
     auto w = static_cast<const byte*>(m.data) + first * bytes;
-    auto x = in.as<typename K::X>() + row * m.cols;
+    auto x = in.f + row * m.cols;
     const i64 ahead = row ? 0 : P * bytes;                     // the next panels, while these are read first
     vf all[P][R] = {};
     for (i64 g = 0; g < groups; g++) {
@@ -349,10 +321,106 @@ template <class K> void packed(const Matrix& m, const Input& in, i64 rows, float
     i64 p = o / LANES;
     const i64 last = (end + LANES - 1) / LANES;
     if (rows < 4)                                              // 8 sums in flight hide an addition's latency
-        for (; p + 8 <= last; p += 8) panels<K, 8>(m, in, rows, y, stride, p);
+        for (; p + K::PANELS <= last; p += K::PANELS) panels<K, K::PANELS>(m, in, rows, y, stride, p);
     for (; p + 2 <= last; p += 2) panels<K, 2>(m, in, rows, y, stride, p);
     for (; p < last; p++) panels<K, 1>(m, in, rows, y, stride, p);
 }
+
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#define WHOLE_NUMBERS
+// The same with integers. The instruction multiplies unsigned by signed bytes, so a weight stands for itself + OFFSET,
+// which the sums' starting values take off again.
+
+struct Bytes8 {
+    static constexpr int COLS = 4, OFFSET = 128;
+    static void parts(const byte* w, __m512i* to) {
+        to[0] = _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi32(int(0x80808080)));
+    }
+};
+struct Bytes4 {
+    static constexpr int COLS = 8, OFFSET = 8;
+    static void parts(const byte* w, __m512i* to) {
+        __m512i v = _mm512_loadu_si512(w), mask = _mm512_set1_epi32(0x0f0f0f0f);
+        HELD(v);
+        to[0] = _mm512_and_si512(v, mask), to[1] = _mm512_and_si512(_mm512_srli_epi32(v, 4), mask);
+    }
+};
+inline __m512i four(const byte* x) {                           // four activations for all 16 outputs
+    int32_t d;
+    std::memcpy(&d, x, 4);
+    return _mm512_set1_epi32(d);
+}
+
+constexpr i64 AHEAD = 4096;                                    // bytes: the processor's own prefetcher stops at a page
+
+template <class K, int BLOCK, int P, int R>
+void whole(const Matrix& m, const Input& in, i64 row, i64 first, float* y, i64 stride) {
+    constexpr int PARTS = K::COLS / 4, STEPS = BLOCK / K::COLS;
+    const i64 groups = m.cols / m.group, blocks = m.cols / BLOCK, each = m.group / BLOCK, wide = m.cols * 2;
+    const i64 bytes = m.cols / K::COLS * 64, ahead = row ? 0 : P * bytes;
+    auto w = static_cast<const byte*>(m.data) + first * bytes;
+    auto x = in.bytes + row * wide;
+    auto of = in.blocks + row * blocks;
+    auto scale = m.scale + first * groups * LANES;
+    vf all[P][R] = {};
+    for (i64 b = 0, left = each; b < blocks; b++, of++) {
+        __m512i high[P][R], low[P][R];
+        for (int p = 0; p < P; p++)
+            for (int r = 0; r < R; r++)
+                high[p][r] = _mm512_set1_epi32(of[r * blocks].high), low[p][r] = _mm512_set1_epi32(of[r * blocks].low);
+        for (int s = 0; s < STEPS; s++, w += 64) {
+            __m512i part[P][PARTS];
+            for (int p = 0; p < P; p++) {
+                __builtin_prefetch(w + p * bytes + ahead, 0, 2);
+                K::parts(w + p * bytes, part[p]);
+            }
+            for (int i = 0; i < PARTS; i++, x += 8)
+                for (int r = 0; r < R; r++) {
+                    __m512i h = four(x + r * wide), l = four(x + r * wide + 4);
+                    if (P > 1) {
+                        HELD(h);
+                        HELD(l);
+                    }
+                    for (int p = 0; p < P; p++) {
+                        high[p][r] = _mm512_dpbusd_epi32(high[p][r], part[p][i], h);
+                        low[p][r] = _mm512_dpbusd_epi32(low[p][r], part[p][i], l);
+                    }
+                }
+        }
+        for (int p = 0; p < P; p++) {
+            const vf unit = widen(scale + p * groups * LANES);
+            for (int r = 0; r < R; r++) {                      // below 2^27: 32 products of 15 and 7 bits
+                vf sum = (vf)_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[p][r], 8), low[p][r]));
+                all[p][r] += unit * of[r * blocks].step * sum;
+            }
+        }
+        if (--left == 0) scale += LANES, left = each;
+    }
+    for (int p = 0; p < P; p++)
+        for (int r = 0; r < R; r++) {
+            const i64 o = (first + p) * LANES;
+            for (i64 g = 0; m.low && g < groups; g++)
+                all[p][r] += widen(m.low + ((first + p) * groups + g) * LANES) * in.sums[(row + r) * groups + g];
+            if (o + LANES <= m.rows) store(y + (row + r) * stride + o, all[p][r]);
+            else for (i64 i = 0; o + i < m.rows; i++) y[(row + r) * stride + o + i] = all[p][r][i];
+        }
+}
+
+template <class K, int BLOCK, int P> void wholes(const Matrix& m, const Input& in, float* y, i64 stride, i64 p) {
+    i64 r = 0;
+    for (; r + 4 <= in.rows; r += 4) whole<K, BLOCK, P, 4>(m, in, r, p, y, stride);
+    if (r + 2 <= in.rows) whole<K, BLOCK, P, 2>(m, in, r, p, y, stride), r += 2;
+    if (r < in.rows) whole<K, BLOCK, P, 1>(m, in, r, p, y, stride);
+}
+
+template <class K, int BLOCK> void every(const Matrix& m, const Input& in, float* y, i64 stride, i64 o, i64 end) {
+    i64 p = o / LANES;
+    const i64 last = (end + LANES - 1) / LANES;
+    if (in.rows > 1)                                           // one row reads one stream: the fastest from memory
+        for (; p + 2 <= last; p += 2) wholes<K, BLOCK, 2>(m, in, y, stride, p);
+    for (; p < last; p++) wholes<K, BLOCK, 1>(m, in, y, stride, p);
+}
+#endif
 
 // ---- one linear layer, the part of one thread -----------------------------------------------------------------
 
@@ -363,7 +431,7 @@ Range part(i64 n, i64 unit, int thread, int threads) {         // whole units of
     return {begin, end < n ? end : n};
 }
 
-struct Aligned {                                               // a float array on a cache line, growing only
+struct Aligned {                                               // an array on a cache line, growing only
     float* data = nullptr;
     i64 size = 0;
     float* room(i64 n) {
@@ -378,27 +446,66 @@ struct Aligned {                                               // a float array 
 };
 
 struct Space {                                                 // what a thread keeps to itself
-    Aligned pairs, normed, other, scores;
+    Aligned pairs, bytes, blocks, normed, other, scores;
     std::vector<float> sums;
 };
 
-Input prepare(const float* x, i64 rows, i64 cols, bool half, Space& own) {
-    Input in{x, nullptr, nullptr, cols};
 #ifdef __AVX512BF16__
-    if (half) {
-        auto to = reinterpret_cast<uint16_t*>(own.pairs.room((rows * cols + 1) / 2));
-        i64 i = 0;
-        for (; i + LANES <= rows * cols; i += LANES) *reinterpret_cast<vhu*>(to + i) = narrow(load(x + i));
-        for (; i < rows * cols; i++) to[i] = narrow1(x[i]);
-        in.b = to;
-    }
+void to_pairs(Input& in, Space& own) {
+    const i64 n = in.rows * in.cols;
+    auto to = reinterpret_cast<uint16_t*>(own.pairs.room((n + 1) / 2));
+    i64 i = 0;
+    for (; i + LANES <= n; i += LANES) *reinterpret_cast<vhu*>(to + i) = narrow(load(in.f + i));
+    for (; i < n; i++) to[i] = narrow1(in.f[i]);
+    in.b = to;
+}
 #endif
-    return in;
+
+#ifdef WHOLE_NUMBERS
+inline vf some(const float* x, i64 block) {                    // 16 activations, or 8 and zeros
+    return (vf)_mm512_maskz_loadu_ps(block == 8 ? 0xff : 0xffff, x);
+}
+void to_bytes(Input& in, i64 block, i64 offset, Space& own) {
+    constexpr float MOST = 32512;                              // 127 * 256: the high byte stays a signed one
+    const i64 n = in.rows * in.cols;
+    auto to = reinterpret_cast<byte*>(own.bytes.room(n / 2));
+    auto of = reinterpret_cast<Block*>(own.blocks.room(n / block * sizeof(Block) / sizeof(float)));
+    for (i64 b = 0; b < n / block; b++) {
+        vf most = {}, odd = {};
+        for (i64 i = 0; i < block; i += LANES) {
+            const vf v = some(in.f + b * block + i, block);
+            most = _mm512_max_ps(most, _mm512_abs_ps(v)), odd += v * 0.f;       // not a number where one is not finite
+        }
+        const float top = _mm512_reduce_max_ps(most) + total(odd);
+        const vf back = spread(top > 1e-30f ? MOST / top : 0.f);
+        __m512i highs = {}, lows = {};
+        for (i64 i = 0; i < block; i += LANES) {
+            const __m512i q = _mm512_cvtps_epi32(some(in.f + b * block + i, block) * back);        // nearest
+            const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+            const __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 8));
+            const __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(low);
+            auto at = reinterpret_cast<__m128i*>(to + (b * block + i) * 2);
+            _mm_storeu_si128(at, _mm_unpacklo_epi32(h, l));
+            if (block > 8) _mm_storeu_si128(at + 1, _mm_unpackhi_epi32(h, l));
+            highs = _mm512_add_epi32(highs, high), lows = _mm512_add_epi32(lows, low);
+        }
+        of[b] = {top / MOST, int32_t(-offset * _mm512_reduce_add_epi32(highs)),
+                 int32_t(-offset * _mm512_reduce_add_epi32(lows))};
+    }
+    in.bytes = to, in.blocks = of, in.block = block, in.offset = offset;
 }
 
-template <bool HALF>
-void linear(const Matrix& m, Input in, i64 rows, float* y, i64 stride, Range o, Space& own) {
+template <class K> void integral(const Matrix& m, Input& in, float* y, i64 stride, Range o, Space& own) {
+    const i64 block = m.group % 32 ? 8 : 32;
+    if (in.block != block || in.offset != K::OFFSET) to_bytes(in, block, K::OFFSET, own);
+    if (block == 32) every<K, 32>(m, in, y, stride, o.begin, o.end);
+    else every<K, 8>(m, in, y, stride, o.begin, o.end);
+}
+#endif
+
+template <bool HALF> void linear(const Matrix& m, Input& in, float* y, i64 stride, Range o, Space& own) {
     if (o.begin >= o.end) return;
+    const i64 rows = in.rows;
     if (m.low) {
         own.sums.assign(rows * (m.cols / m.group), 0.f);
         for (i64 i = 0; i < rows * m.cols; i++) own.sums[i / m.group] += in.f[i];
@@ -406,15 +513,22 @@ void linear(const Matrix& m, Input in, i64 rows, float* y, i64 stride, Range o, 
     }
     switch (m.kind) {
         case FLOAT32: dense<Float32>(m, in, rows, y, stride, o.begin, o.end); break;
+        case BFLOAT16:
 #ifdef __AVX512BF16__
-        case BFLOAT16: in.b ? dense<Pairs>(m, in, rows, y, stride, o.begin, o.end)
-                            : dense<Widened>(m, in, rows, y, stride, o.begin, o.end); break;
-        case INT8: in.b ? packed<Int8Pairs>(m, in, rows, y, stride, o.begin, o.end)
+            if (HALF) {
+                if (!in.b) to_pairs(in, own);
+                dense<Pairs>(m, in, rows, y, stride, o.begin, o.end);
+                break;
+            }
+#endif
+            dense<Widened>(m, in, rows, y, stride, o.begin, o.end);
+            break;
+#ifdef WHOLE_NUMBERS
+        case INT8: HALF ? integral<Bytes8>(m, in, y, stride, o, own)
                         : packed<Int8>(m, in, rows, y, stride, o.begin, o.end); break;
-        case INT4: in.b ? packed<Int4Pairs>(m, in, rows, y, stride, o.begin, o.end)
+        case INT4: HALF ? integral<Bytes4>(m, in, y, stride, o, own)
                         : packed<Int4>(m, in, rows, y, stride, o.begin, o.end); break;
 #else
-        case BFLOAT16: dense<Widened>(m, in, rows, y, stride, o.begin, o.end); break;
         case INT8: packed<Int8>(m, in, rows, y, stride, o.begin, o.end); break;
         case INT4: packed<Int4>(m, in, rows, y, stride, o.begin, o.end); break;
 #endif
@@ -517,14 +631,16 @@ void run(const Network& net, const Buffers& at, const i64* positions, const floa
          int thread, int threads) {
     static thread_local Space own;
     const i64 d = net.dim, n = net.head_dim, wide = net.heads * n, narrow_ = net.groups * n;
+    const bool apart = net.groups % threads == 0 && narrow_ % (LANES * threads) == 0;      // each has its own heads
     float* const normed = own.normed.room(rows * d);
     auto norm = [&](const float* weight) {                     // every thread for itself: cheaper than waiting
         for (i64 r = 0; r < rows; r++) rms_norm<HALF>(at.x + r * d, weight, d, net.eps, normed + r * d);
-        return prepare(normed, rows, d, HALF, own);
+        return Input{normed, rows, d};
     };
     auto residual = [&](const Matrix& m, const float* from) {
         const Range o = part(d, LANES, thread, threads);
-        linear<HALF>(m, prepare(from, rows, m.cols, HALF, own), rows, normed, d, o, own);
+        Input in{from, rows, m.cols};
+        linear<HALF>(m, in, normed, d, o, own);
         for (i64 r = 0; r < rows; r++)
             for (i64 i = o.begin; i < o.end; i++)
                 at.x[r * d + i] = rnd<HALF>(at.x[r * d + i] + normed[r * d + i]);
@@ -533,39 +649,43 @@ void run(const Network& net, const Buffers& at, const i64* positions, const floa
     for (i64 l = 0; l < net.count; l++) {
         const Layer& layer = net.layers[l];
         Input in = norm(layer.norm1);
-        linear<HALF>(layer.q, in, rows, at.q, wide, part(wide, LANES, thread, threads), own);
-        linear<HALF>(layer.k, in, rows, at.k, narrow_, part(narrow_, LANES, thread, threads), own);
-        linear<HALF>(layer.v, in, rows, at.v, narrow_, part(narrow_, LANES, thread, threads), own);
+        linear<HALF>(layer.q, in, at.q, wide, part(wide, LANES, thread, threads), own);
+        linear<HALF>(layer.k, in, at.k, narrow_, part(narrow_, LANES, thread, threads), own);
+        linear<HALF>(layer.v, in, at.v, narrow_, part(narrow_, LANES, thread, threads), own);
+        if (!apart) {
 #pragma omp barrier
+        }
         const Range written = part(rows * net.groups, 1, thread, threads);
         for (i64 i = written.begin; i < written.end; i++) {
-            const i64 r = i / net.groups, g = i % net.groups, slot = ((r / each) * net.groups + g) * net.slots + positions[r];
-            float* k = at.k + i * n;
+            const i64 g = i / rows, r = i % rows, slot = ((r / each) * net.groups + g) * net.slots + positions[r];
+            float *k = at.k + r * narrow_ + g * n, *v = at.v + r * narrow_ + g * n;
             if (layer.k_norm) rms_norm<HALF>(k, layer.k_norm, n, net.head_eps, k);
             if (layer.turned) turn<HALF>(k, rope + r * turned, rope + (rows + r) * turned, turned);
             put(static_cast<T*>(layer.keys) + slot * n, k, n);
-            put(static_cast<T*>(layer.values) + slot * n, at.v + i * n, n);
+            put(static_cast<T*>(layer.values) + slot * n, v, n);
         }
+        if (!apart) {
 #pragma omp barrier
+        }
         const Range seen = part(rows * net.heads, 1, thread, threads);
         for (i64 i = seen.begin; i < seen.end; i++) {
-            const i64 r = i / net.heads, g = i % net.heads / (net.heads / net.groups), p = positions[r];
+            const i64 h = i / rows, r = i % rows, g = h / (net.heads / net.groups), p = positions[r];
             const i64 row = ((r / each) * net.groups + g) * net.slots * n;
             i64 first = layer.window && p >= layer.window ? p - layer.window + 1 : 0;
             if (layer.chunk && p / layer.chunk * layer.chunk > first) first = p / layer.chunk * layer.chunk;
-            float* q = at.q + i * n;
+            float* q = at.q + r * wide + h * n;
             if (layer.q_norm) rms_norm<HALF>(q, layer.q_norm, n, net.head_eps, q);
             if (layer.turned) turn<HALF>(q, rope + r * turned, rope + (rows + r) * turned, turned);
             attend<HALF>(q, static_cast<T*>(layer.keys) + row, static_cast<T*>(layer.values) + row, n, first, p,
-                         net.scale, at.y + i * n, own);
+                         net.scale, at.y + r * wide + h * n, own);
         }
 #pragma omp barrier
         residual(layer.o, at.y);
         in = norm(layer.norm2);
         const Range h = part(net.hidden, LANES, thread, threads);
-        linear<HALF>(layer.gate, in, rows, at.hidden, net.hidden, h, own);
+        linear<HALF>(layer.gate, in, at.hidden, net.hidden, h, own);
         float* const up = own.other.room(rows * net.hidden);
-        linear<HALF>(layer.up, in, rows, up, net.hidden, h, own);
+        linear<HALF>(layer.up, in, up, net.hidden, h, own);
         for (i64 r = 0; r < rows; r++) {
             float *gate = at.hidden + r * net.hidden, *other = up + r * net.hidden;
             for (i64 i = h.begin; i < h.end; i += LANES) {
@@ -621,8 +741,8 @@ extern "C" void meristem_product(const Matrix* m, const float* x, float* y, i64 
         const int thread = 0, all = 1;
 #endif
         const Range o = part(m->rows, LANES, thread, all);
-        const Input in = prepare(x, rows, m->cols, half, own);
-        half ? linear<true>(*m, in, rows, y, m->rows, o, own) : linear<false>(*m, in, rows, y, m->rows, o, own);
+        Input in{x, rows, m->cols};
+        half ? linear<true>(*m, in, y, m->rows, o, own) : linear<false>(*m, in, y, m->rows, o, own);
     }
 }
 
@@ -639,12 +759,15 @@ extern "C" void meristem_unpack(const Matrix* m, void* y, i64 stride, i64 first,
                 vf q[8];
                 if (m->kind == INT4) {
                     vu v = *reinterpret_cast<const vuu*>(w + c * LANES / 2);
-                    for (int j = 0; j < 8; j++) q[j < 4 ? 2 * j : 2 * j - 7] = nibble(v, j);
+                    for (int j = 0; j < 8; j++) q[j / 2 + (j % 2) * 4] = nibble(v, j);
                 } else {
-                    for (int j = 0; j < 8; j += 2) {
-                        vf a = integers(w + (c + j) * LANES), b = integers(w + (c + j) * LANES + 16);
-                        q[j] = FOLD(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-                        q[j + 1] = FOLD(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+                    for (int j = 0; j < 8; j += 4) {
+                        auto at = w + (c + j) * LANES;
+                        vf a = integers(at), b = integers(at + 16), e = integers(at + 32), f = integers(at + 48);
+                        vf left = evens(a, b), right = evens(e, f);
+                        q[j] = evens(left, right), q[j + 2] = odds(left, right);
+                        left = odds(a, b), right = odds(e, f);
+                        q[j + 1] = evens(left, right), q[j + 3] = odds(left, right);
                     }
                 }
                 for (int j = 0; j < 8; j++) {
