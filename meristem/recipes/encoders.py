@@ -5,7 +5,7 @@
 from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
 
-SHAPE = {"dim": 128, "layers": 4, "heads": 4, "dropout": 0.0}
+SHAPE = {"dim": 128, "layers": 4, "heads": 4, "dropout": 0.0, "std": 0.05}      # 0.02 at 768: as 1 / sqrt(dim)
 WORDS = Part("wordpiece", {"vocab": 4096})
 
 
@@ -35,7 +35,7 @@ def roberta() -> Run:
         model=Part("bert", {**SHAPE, "kind": "roberta", "head": "lm"}),
         objective=Part("masked", {}),
         data=Data(codec=WORDS, examples="full_sentences"),
-        train=Train(steps=1500, batch=64, context=64, lr=1e-3, warmup=100, validate_every=500))
+        train=Train(steps=1500, batch=64, context=64, lr=2e-3, warmup=100, validate_every=500))
 
 
 def classify() -> Run:
