@@ -101,16 +101,19 @@ def accuracy(folder: Path, rows: list[tuple[str, str]]) -> float:
                           for i, (_, label) in zip(shares.argmax(1).tolist(), rows, strict=True)]))
 
 
-def on_word_counts(train: list[tuple[str, str]], test: list[tuple[str, str]], seed: int) -> dict[str, float]:
+def on_word_counts(train: list[tuple[str, str]], test: list[tuple[str, str]], seed: int,
+                   forest: bool = True) -> dict[str, float]:
     """Accuracy of scikit-learn's logistic regression and of a random forest on the counts of the words of `train`."""
-    from sklearn.ensemble import RandomForestClassifier          # type: ignore[import-untyped]
-    from sklearn.feature_extraction.text import CountVectorizer    # type: ignore[import-untyped]
-    from sklearn.linear_model import LogisticRegression         # type: ignore[import-untyped]
+    from sklearn.ensemble import RandomForestClassifier  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
     count = CountVectorizer(token_pattern=r"\w+")
     (x, y), (z, want) = (zip(*some, strict=True) for some in (train, test))
     known, asked = count.fit_transform(x), count.transform(z)
-    return {"bag_of_words": LogisticRegression(max_iter=1000).fit(known, y).score(asked, want),
-            "random_forest": RandomForestClassifier(500, random_state=seed).fit(known, y).score(asked, want)}
+    fits = {"bag_of_words": LogisticRegression(max_iter=1000)}
+    if forest:                                                 # 500 trees on all rows take longer than the network
+        fits["random_forest"] = RandomForestClassifier(500, random_state=seed)
+    return {name: round(fit.fit(known, y).score(asked, want), 4) for name, fit in fits.items()}
 
 
 def rows_of(folder: Path, split: str) -> list[tuple[str, str]]:

@@ -63,9 +63,9 @@ class Pooling:
 
 
 @torch.no_grad()
-def embed(module: nn.Module, codec: Codec, texts: Sequence[str],
-          pooling: Pooling | None = None) -> Float[Tensor, "N D"]:
-    """One fp32 vector a text. RequestError for a text beyond the model's context or `pooling.longest`."""
+def embed(module: nn.Module, codec: Codec, texts: Sequence[str], pooling: Pooling | None = None,
+          cut: bool = False) -> Float[Tensor, "N D"]:
+    """One fp32 vector a text. RequestError for a text beyond the model's context or `pooling.longest`, unless `cut`."""
     pooling = pooling or Pooling()
 
     def vectors(tokens: Tensor, real: Bool[Tensor, "B T"]) -> Tensor:
@@ -77,7 +77,7 @@ def embed(module: nn.Module, codec: Codec, texts: Sequence[str],
         else:
             x = (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)
         return F.normalize(x, dim=-1) if pooling.unit else x
-    return _each(module, codec, texts, pooling.longest, vectors)
+    return _each(module, codec, texts, pooling.longest, vectors, cut)
 
 
 @torch.no_grad()
