@@ -1,6 +1,6 @@
 """`meristem curate`: raw files to a corpus folder with a ledger of every decision."""
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,10 +8,14 @@ from meristem.cli.common import Answer, inputs, shell
 from meristem.cli.display import shown
 from meristem.core.errors import RequestError
 
+if TYPE_CHECKING:
+    from meristem.corpus.store import Corpus
+
 
 def curate(
     paths: Annotated[list[Path], typer.Argument(
-        metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library.",
+        metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
+        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle).",
         show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -24,16 +28,31 @@ def curate(
 
     Example: meristem curate ~/notes src/ --out runs/corpus
 
+    Example: meristem curate toy:mapping documents=2000 --out runs/mapping
+
     Exit status: 0 ok; 1 the machine failed (a full disk); 2 the request was wrong (an empty folder, a foreign OUT).
     """
     from meristem.corpus import curate as stage
+    from meristem.corpus import toy
     from meristem.corpus.find import standard_library
+    if str(paths[0]).startswith(toy.PREFIX):
+        return _answer(toy.make(str(paths[0])[len(toy.PREFIX):], out.expanduser(), _fields(paths[1:], seed)))
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
     with shown("curate") as progress:
         corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit), progress=progress)
+    return _answer(corpus)
+
+
+def _answer(corpus: "Corpus") -> Answer:
     facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
     then = shell("meristem", "pretrain", "llama", f"data.corpus={corpus.folder}")
     return Answer(facts, f"{corpus.folder}: {corpus.describe()}\nnext: {then}")
+
+
+def _fields(words: list[Path], seed: int) -> dict[str, Any]:
+    """The fields of a toy text: `documents=200` and the like, and --seed."""
+    from meristem.core.config import parse_edits
+    return {**({"seed": seed} if seed else {}), **parse_edits(map(str, words))}
 
 
 def _bytes(text: str) -> int:

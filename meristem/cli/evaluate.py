@@ -16,6 +16,7 @@ def evaluate(
                                        show_default=False)] = "",
     against: Annotated[Path | None, typer.Option(help="Another model for a paired test.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(help="At most so many items a task; 0 = all.")] = 0,
+    shots: Annotated[int, typer.Option(help="Worked examples before each question, for tasks that take them.")] = 0,
     seed: Annotated[int, typer.Option(help="Names the items drawn and the sampling.")] = 0,
 ) -> Answer:
     """Score certificates: each value with n, a 95 % interval, its baseline, and evidence about contamination.
@@ -29,6 +30,7 @@ def evaluate(
     """
     from meristem.core import registry
     from meristem.core.config import to_dict
+    from meristem.corpus.labelled import is_labelled, labelled
     from meristem.corpus.store import Corpus
     from meristem.evals.run import evaluate as judge
     from meristem.evals.subject import Subject
@@ -37,11 +39,13 @@ def evaluate(
         registry.load("evals.tasks", name)                     # all names are checked before anything is computed
     for folder in filter(None, (model, against)):
         model_folder(folder)
-    source = Corpus.open(corpus.expanduser())
+    corpus = corpus.expanduser()
+    source = labelled(corpus) if is_labelled(corpus) else Corpus.open(corpus)
     subject = Subject.open(model, "model")
     other = Subject.open(against, str(against)) if against else None
     with shown("evaluate") as progress:
-        scores = judge(subject, source, names, seed=seed, limit=limit, against=other, progress=progress)
+        scores = judge(subject, source, names, seed=seed, limit=limit, against=other, shots=shots,
+                       progress=progress)
     rows = [("task", "score", "value", "95 % interval", "n", "baseline", "against")]
     for s in scores:
         rows.append((s.task, s.name, f"{s.value:.4g} {s.unit}", f"{s.interval.low:.4g} to {s.interval.high:.4g}",

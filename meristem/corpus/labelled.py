@@ -4,6 +4,7 @@
     {"words": ["Ann", "left", "Rome"], "labels": ["PERSON", "O", "PLACE"]}      # a class for each word
     {"text": "Ann left Rome.", "question": "Who left?", "answer": [0, 3]}       # characters of the text
     {"input": "reverse: abc", "target": "cba"}                                  # for encoder-decoders (data.pairs)
+    {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
@@ -100,7 +101,7 @@ def _read(path: Path) -> Iterator[Row]:
             kept = {key: row[key] for key in FIELDS if key in row}
             kept |= {"label": str(row["label"])} if "label" in row else {}
             kept |= {"text": " ".join(row["words"])} if "words" in row else {}
-            kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row else {}
+            kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
             key = files.digest_bytes(json.dumps(kept, sort_keys=True))
             yield {"id": key, "path": f"{path.name}:{number}", "kind": "labelled", "licence": terms, **kept}
 
@@ -111,7 +112,7 @@ def _problem(row: Any) -> str:
         return "a row is an object with text and label"
     if "input" in row or "target" in row:
         fine = all(isinstance(row.get(key), str) and row[key].strip() for key in ("input", "target"))
-        return "" if fine else "input and target are texts that are not empty"
+        return _shots(row) if fine else "input and target are texts that are not empty"
     words, labels = row.get("words"), row.get("labels")
     if words is not None or labels is not None:
         fine = isinstance(words, list) and isinstance(labels, list) and len(words) == len(labels) > 0
@@ -126,6 +127,17 @@ def _problem(row: Any) -> str:
         return "" if fine and isinstance(row.get("question"), str) else (
             "answer is [first character, one past the last] of text, and needs a question")
     return "" if isinstance(row.get("label"), str | int) else "label is missing: a string or a number"
+
+
+def _shots(row: Row) -> str:
+    """What is wrong with the worked examples of a row with input and target, or ""."""
+    pairs = row.get("shots", [])
+    fine = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+    if not fine or not all(isinstance(text, str) for pair in pairs for text in pair):
+        return "shots is a list of [input, target]"
+    last = f"{row['input']}{row['target']}\n"
+    return "" if "shots" not in row or str(row.get("text", "")).endswith(last) else (
+        "text must end with input, target and a line end where a row has shots")
 
 
 def _size(rows: list[Row]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from meristem.core.types import Document
 
 SPLITS = ("train", "validation", "test")
 # What a document may have; all but text come from corpus.labelled.
-FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target")
+FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 
 

@@ -27,11 +27,15 @@ DOCSTRING = re.compile(r":[ \t]*(?:#.*)?\n\s+[rRuU]?[\"']")
 
 @dataclass(frozen=True)
 class Example:
-    """`prompt` is given, `answer` is to be written; `document` is the id of the corpus document that both stand in."""
+    """`prompt` is given, `answer` is to be written; `document` is the id of the corpus document that both stand in.
+
+    `before` are questions with answers that come first, and are trained on too.
+    """
 
     prompt: str
     answer: str
     document: str
+    before: tuple[tuple[str, str], ...] = ()
 
 
 def find(name: str) -> Callable[[Corpus, str], list[Example]]:
@@ -55,7 +59,14 @@ def function_bodies(corpus: Corpus, split: str) -> list[Example]:
     return list(found.values())
 
 
-ENTRIES = {"function_bodies": function_bodies}
+def answers(corpus: Corpus, split: str) -> list[Example]:
+    """Documents of questions with short answers (`corpus.toy`): every answer and its line end, given all before it."""
+    return [Example(d.fields["input"], d.fields["target"] + "\n", d.id,
+                    tuple((question, answer + "\n") for question, answer in d.fields["shots"]))
+            for d in corpus.documents(split) if "shots" in d.fields]
+
+
+ENTRIES = {"function_bodies": function_bodies, "answers": answers}
 
 
 def _parse(source: str) -> list[ast.stmt]:
@@ -110,15 +121,18 @@ class Completions:
 
     def __init__(self, examples: Sequence[Example], codec: Codec, context: int, batch: int, seed: int, *,
                  micro: int = 0, rank: int = 0, world: int = 1) -> None:
-        prompts = codec.encode_batch([e.prompt for e in examples])
-        answers = codec.encode_batch([e.answer for e in examples])
-        pairs = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) + 1 <= context + 1]
-        self.skipped = len(examples) - len(pairs)
+        texts = [[*e.before, (e.prompt, e.answer)] for e in examples]
+        prompts = iter(codec.encode_batch([prompt for some in texts for prompt, _ in some]))
+        answers = iter(codec.encode_batch([answer for some in texts for _, answer in some]))
+        every = [[(next(prompts), next(answers)) for _ in some] for some in texts]
+        fit = [pairs for pairs in every if _tokens(pairs) <= context + 1]
+        self.skipped = len(examples) - len(fit)
         if not examples:
-            raise RequestError("the corpus gives no examples; it needs Python functions with docstrings")
-        if not pairs:
+            raise RequestError("the corpus gives no examples; function_bodies needs Python functions with docstrings, "
+                               "answers a corpus of toy text")
+        if not fit:
             raise RequestError(f"none of {len(examples)} examples fits {context} tokens; raise train.context")
-        self.tokens, self.weight = _rows(pairs, codec.end, context, seed)
+        self.tokens, self.weight = _rows(fit, codec.end, context, seed)
         self.order = Order(len(self.tokens), batch, seed, micro, rank, world)
 
     def __call__(self, step: int) -> list[Batch]:
@@ -127,24 +141,32 @@ class Completions:
                 for rows in self.order(step)]
 
 
-def _rows(pairs: list[Pair], end: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _tokens(pairs: Sequence[Pair]) -> int:
+    """How long an example is, its end token included."""
+    return sum(len(prompt) + len(answer) for prompt, answer in pairs) + 1
+
+
+def _rows(examples: list[list[Pair]], end: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 [R, context + 1] tokens, bool [R, context] weights: examples shuffled, next fit, padded with `end`."""
-    rows: list[list[Pair]] = []
+    rows: list[list[list[Pair]]] = []
     room = 0
-    for index in np.random.default_rng(seed_of(seed, "pack")).permutation(len(pairs)):
-        need = len(pairs[index][0]) + len(pairs[index][1]) + 1
+    for index in np.random.default_rng(seed_of(seed, "pack")).permutation(len(examples)):
+        need = _tokens(examples[index])
         if need > room:
             rows.append([])
             room = context + 1
-        rows[-1].append(pairs[index])
+        rows[-1].append(examples[index])
         room -= need
     tokens = np.full((len(rows), context + 1), end, dtype=np.int32)
     weight = np.zeros((len(rows), context + 1), dtype=bool)
     for r, row in enumerate(rows):
         at = 0
-        for prompt, answer in row:
-            middle, stop = at + len(prompt), at + len(prompt) + len(answer)
-            tokens[r, at: middle], tokens[r, middle: stop] = prompt, answer
-            weight[r, middle: stop + 1] = True                 # the end token too: a model must learn to stop
-            at = stop + 1
+        for pairs in row:
+            for prompt, answer in pairs:
+                middle, stop = at + len(prompt), at + len(prompt) + len(answer)
+                tokens[r, at: middle], tokens[r, middle: stop] = prompt, answer
+                weight[r, middle: stop] = True
+                at = stop
+            weight[r, at] = True                               # the end token too: a model must learn to stop
+            at += 1
     return tokens, weight[:, 1:]

@@ -6,8 +6,8 @@ model and corpus hashes, contamination evidence, and a paired test against the s
 docs/scores.md.
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -82,6 +82,7 @@ class Score:
     paired: Paired | None
     seconds: float
     cut: int = 0                        # prompts whose beginning did not fit the model's context and was left out
+    shots: list[str] = field(default_factory=list)     # ids of the worked examples before each question (FewShot)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as evals/*.json holds them."""
@@ -177,6 +178,19 @@ class Task(Protocol):
 
     def ceiling(self, items: Sequence[Item], codec: "Codec") -> dict[str, Reference]:
         """What the reference answers themselves score, where that is not simply perfect."""
+        ...
+
+
+@runtime_checkable
+class FewShot(Protocol):
+    """A task whose questions can follow worked examples (shots), as GPT-3 was asked: Brown et al. 2020, section 2.4."""
+
+    def with_shots(self, corpus: "Corpus", items: Sequence[Item], shots: int,
+                   seed: int) -> tuple[list[Item], list[str]]:
+        """The items with `shots` worked examples before each prompt, and the examples' ids.
+
+        An id is that of a training document, or `#n` for the n-th worked example in the item's own document.
+        """
         ...
 
 

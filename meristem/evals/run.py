@@ -3,8 +3,9 @@
     scores = evaluate(Subject(module, codec, model_hash, context, "fill", Path("runs/q/fill")), corpus, against=base)
 
 Each task leaves `RUN/evals/TASK.json`: the scores, the per-item results they come from, and a few questions with their
-answers. A finished task is read back instead of asked again when model, corpus, codec, prompts, seed and task version
-are the same; so is the other model's for the paired test. Baselines are kept in the corpus folder: they belong to it.
+answers; with worked examples before the questions (`shots`) it is TASK-N-shot.json, and the certificate holds their
+ids. A finished task is read back instead of asked again when model, corpus, codec, prompts, seed and task version are
+the same; so is the other model's for the paired test. Baselines are kept in the corpus folder: they belong to it.
 """
 import dataclasses
 import functools
@@ -17,6 +18,7 @@ import numpy as np
 
 from meristem.core import registry
 from meristem.core.config import from_dict, to_dict
+from meristem.core.errors import RequestError
 from meristem.core.files import digest_bytes, read_json, write_json
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
@@ -25,6 +27,7 @@ from meristem.data import shards
 from meristem.evals.base import (
     Baseline,
     Contamination,
+    FewShot,
     Item,
     Metric,
     Outcome,
@@ -59,16 +62,30 @@ class Asked:
     overlaps: list[Overlap]
     baselines: dict[str, Baseline]
     ceiling: dict[str, Reference]
+    shots: list[str]                    # ids of the worked examples before each question
+
+    @property
+    def file(self) -> str:
+        """The name of its certificates' file: asked with other shots, a task is another question."""
+        return f"{self.task.name}{f'-{len(self.shots)}-shot' if self.shots else ''}.json"
 
 
 def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, seed: int = 0, limit: int = 0,
-             against: Subject | None = None, fresh: bool = False, progress: Progress = SILENT) -> list[Score]:
+             against: Subject | None = None, shots: int = 0, fresh: bool = False,
+             progress: Progress = SILENT) -> list[Score]:
     """Certificates of `subject` on `tasks` (all when empty), at most `limit` items each (0: each task's own count).
 
-    `against` is asked the same items for the paired tests. `fresh` asks again what is already on file. A task without
-    items in this corpus's test split is left out with a warning. RequestError names the nearest task to an unknown one.
+    `against` is asked the same items for the paired tests; `shots` worked examples come before each question. `fresh`
+    asks again what is already on file. A task without items in this corpus's test split is left out with a warning.
+    RequestError names the nearest task to an unknown one, and a task that takes no shots.
     """
     found = [registry.load(KIND, name).TASK for name in (tasks or registry.names(KIND))]
+    if shots < 0:
+        raise RequestError(f"{shots} worked examples cannot be shown; give 0 or more")
+    if shots:
+        found = [task for task in found if tasks or isinstance(task, FewShot)]
+        if refused := [task.name for task in found if not isinstance(task, FewShot)]:
+            raise RequestError(f"{', '.join(refused)}: asked without worked examples only; leave out --shots")
     index = Index.build(corpus, progress)
 
     @functools.cache
@@ -83,11 +100,14 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
         if not items:
             progress.warn(f"{task.name}: the test split of {corpus.folder} has no items for it; not run")
             continue
+        ids: list[str] = []
+        if shots:
+            items, ids = task.with_shots(corpus, items, shots, seed)
         named = prompt_hash(task, items)
         overlaps = index.check([item.prompt + item.answer for item in items])
         asked = Asked(task, items, [i.group for i in items], named, seed, corpus.hash, index.hash, overlaps,
                       _baselines(task, corpus, items, named, ngram, seed, subject.codec.hash, fresh),
-                      task.ceiling(items, subject.codec))
+                      task.ceiling(items, subject.codec), ids)
         other = None if against is None else _answers(against, asked, fresh=False, progress=progress)[0]
         outcome, seconds = _answers(subject, asked, fresh, progress)
         certificates = [_certificate(subject, asked, m, outcome, seconds, against, other) for m in task.metrics]
@@ -129,12 +149,16 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
     if against is not None and other is not None:
         gap = compare(metric, outcome, other, asked.groups, seed)
         paired = Paired(against.name, gap.value, gap.interval, gap.p, gap.test)
-    return Score(name=metric.name, what=metric.what, task=asked.task.name, version=asked.task.version, value=value,
+    count = len(asked.shots)
+    name, what = (f"{metric.name}_{count}_shot", f"{metric.what}, after {count} worked examples") if count else (
+        metric.name, metric.what)
+    return Score(name=name, what=what, task=asked.task.name, version=asked.task.version, value=value,
                  unit=metric.unit, higher_is_better=metric.higher_is_better, n=len(asked.items), interval=interval,
                  baseline=baseline, ceiling=asked.ceiling.get(metric.name), prompt_hash=asked.prompt_hash,
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
                  contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds,
-                 cut=outcome.cut if metric.kind == "share" else 0)      # sums over a text are read in windows
+                 cut=outcome.cut if metric.kind == "share" else 0,      # sums over a text are read in windows
+                 shots=asked.shots)
 
 
 def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:
@@ -146,7 +170,7 @@ def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) ->
 
 def _answers(subject: Subject, asked: Asked, fresh: bool, progress: Progress) -> tuple[Outcome, float]:
     """The subject's outcome: from its run folder when it has been asked exactly this before, else by asking."""
-    path = None if subject.folder is None else subject.folder / FOLDER / f"{asked.task.name}.json"
+    path = None if subject.folder is None else subject.folder / FOLDER / asked.file
     if path is not None and path.is_file() and not fresh:
         saved = read_json(path)
         if saved.get("key") == _key(subject, asked):
@@ -178,7 +202,7 @@ def _write(folder: Path, subject: Subject, asked: Asked, outcome: Outcome, secon
               "values": {m.name: outcome.values[m.name][n] for m in asked.task.metrics}}
              for n, (i, text) in enumerate(zip(asked.items, texts, strict=True))][:SHOWN]
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_json(folder / FOLDER / f"{asked.task.name}.json",
+    write_json(folder / FOLDER / asked.file,
                {"task": asked.task.name, "version": asked.task.version, "key": _key(subject, asked), "seconds": seconds,
                 "scores": [s.to_dict() for s in scores], "groups": asked.groups, "outcome": to_dict(outcome),
                 "examples": shown})

@@ -6,8 +6,9 @@ import pytest
 
 from meristem.core.errors import RequestError
 from meristem.core.types import Document
+from meristem.corpus import toy
 from meristem.data import examples
-from meristem.data.examples import Completions, Example, function_bodies
+from meristem.data.examples import Completions, Example, answers, function_bodies
 
 SOURCE = '''
 import os
@@ -142,3 +143,20 @@ def test_too_long_for_a_row_is_counted_and_nothing_left_is_an_error(codec):
         Completions([long], codec, 32, 1, 0)
     with pytest.raises(RequestError, match="Python functions with docstrings"):
         Completions([], codec, 32, 1, 0)
+
+
+def test_answers_of_a_document_are_all_trained_on(tmp_path, codec):
+    """Every answer and its line end have weight, no question has, and the document is whole."""
+    corpus = toy.make("arithmetic", tmp_path / "a", {"documents": 30, "shots": 5})
+    found = answers(corpus, "train")
+    assert len(found) == 30 and {len(e.before) for e in found} == {4}
+    source = Completions(found, codec, 100, 4, 0)
+    texts = {d.text for d in corpus.documents("train")}
+    [batch] = source(0)
+    for tokens, weight in zip(batch["tokens"].numpy(), batch["weight"].numpy(), strict=True):
+        rows = np.split(tokens, np.flatnonzero(tokens == codec.end) + 1)
+        assert codec.decode(rows[0]) in texts
+        kept = codec.decode(np.where(weight > 0, tokens[1:], codec.end))
+        wanted = "".join(line.partition("=")[2] + "\n" for row in rows for line in codec.decode(row).splitlines())
+        assert kept == wanted
+        assert weight[np.flatnonzero(tokens[1:] == codec.end)[0]] == 1

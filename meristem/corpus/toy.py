@@ -1,0 +1,183 @@
+"""Procedural text with exact ground truth: questions whose answers are known because a seeded generator made them.
+
+    meristem curate toy:mapping --out runs/mapping                     # a corpus like any other
+    meristem curate toy:needle length=1024 documents=200 --out runs/needle-1024
+
+| kind | a document | asks for |
+| --- | --- | --- |
+| mapping | lines `k3`; every document draws anew which letter has which label | in-context learning |
+| arithmetic | lines `37+48=85`; the three splits have different problems | calculation |
+| needle | filler with lines `code K482.` in it, then questions for the codes | retrieval at any length |
+
+`write` leaves train.jsonl, validation.jsonl and test.jsonl, which `corpus.labelled` makes a corpus of. A row is
+{"input", "target", "shots", "text"}: the last question of the document, its answer, the questions with answers before
+it, and all of it, `input + target` and a line end each. So the same corpus serves next-token prediction on its text,
+`data.examples=answers` (loss on the answers alone), encoder-decoders (input to target), and the few-shot task
+`exact_answer`. Everything is a pure function of the fields below, the seed among them.
+"""
+import json
+from collections.abc import Mapping as Fields
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
+from typing import Any, Protocol
+
+import numpy as np
+
+from meristem.core.config import from_dict
+from meristem.core.errors import RequestError, nearest
+from meristem.core.files import claim, committed, read_json
+from meristem.core.random import seed_of
+from meristem.corpus.labelled import labelled
+from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+
+PREFIX = "toy:"
+LICENCE = "CC0 1.0 Universal: made by a generator.\n"
+SUBJECTS = ("a boat", "the river", "a grey bird", "the old road", "some rain", "the mill", "a letter", "the garden")
+VERBS = ("passes", "rests near", "turns to", "waits for", "leads past", "belongs to", "looks at", "leaves")
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """`shots` questions about a random map from `keys` letters to `labels` digits, a new map for every document."""
+
+    documents: int = 6000               # of the training split; a tenth of it for each of the others
+    seed: int = 0
+    keys: int = 8
+    labels: int = 4
+    shots: int = 32                     # lines of a document
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.keys <= 26 and 2 <= self.labels <= 10 and self.shots >= 1):
+            raise RequestError(f"toy:mapping has 1 to 26 keys, 2 to 10 labels and at least 1 shot, not {self}")
+
+    def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
+        """The lines of one document."""
+        values = rng.integers(0, self.labels, self.keys)
+        return [(ascii_lowercase[i], str(values[i])) for i in rng.integers(0, self.keys, self.shots)]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Sums and differences of numbers of at most `digits` digits; one problem in ten is kept for each other split."""
+
+    documents: int = 6000
+    seed: int = 0
+    digits: int = 2
+    shots: int = 24
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.digits <= 9 and self.shots >= 1):
+            raise RequestError(f"toy:arithmetic has 1 to 9 digits and at least 1 shot, not {self}")
+
+    def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
+        """The lines of one document, all of the split's own problems."""
+        found: list[Pair] = []
+        while len(found) < self.shots:
+            a, b = (int(n) for n in rng.integers(0, 10**self.digits, 2))
+            sign = "+-"[int(rng.integers(2))]
+            if self.split_of(a, sign, b) == split:
+                found.append((f"{a}{sign}{b}=", str(a + b if sign == "+" else a - b)))
+        return found
+
+    def split_of(self, a: int, sign: str, b: int) -> str:
+        """Where a problem belongs, by its hash."""
+        place = seed_of(self.seed, "problem", a, sign, b) % 10
+        return "test" if place == 0 else "validation" if place == 1 else "train"
+
+
+@dataclass(frozen=True)
+class Needle:
+    """`needles` codes at random depths among filler; in training all of them are asked for, in other splits one."""
+
+    documents: int = 6000
+    seed: int = 0
+    length: int = 128                   # characters of a document, at most: as much filler as that allows
+    needles: int = 3
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        least = self.needles * 2 * (len("code K.\n") + self.digits)
+        if not (1 <= self.needles <= 26 and 1 <= self.digits <= 18 and self.length >= least):
+            raise RequestError(f"toy:needle has 1 to 26 needles of 1 to 18 digits, and these need a length of at least "
+                               f"{least}, not {self.length}")
+
+    def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
+        """The text with the first question and its code; in training the other questions and codes too."""
+        names = [ascii_uppercase[i] for i in rng.choice(26, self.needles, replace=False)]
+        codes = ["".join(map(str, rng.integers(0, 10, self.digits))) for _ in names]
+        asked = [(f"code {name}", code) for name, code in zip(names, codes, strict=True)]
+        asked = asked if split == "train" else asked[:1]
+        lines = [f"code {name}{code}.\n" for name, code in zip(names, codes, strict=True)]
+        room = self.length - len("".join(lines) + text_of(asked))
+        text: list[str] = []
+        while True:
+            filler = f"{SUBJECTS[rng.integers(8)]} {VERBS[rng.integers(8)]} {SUBJECTS[rng.integers(8)]}.\n"
+            if (room := room - len(filler)) < 0:
+                break
+            text.append(filler)
+        for which in rng.permutation(self.needles):
+            text.insert(int(rng.integers(0, len(text) + 1)), lines[which])
+        return [("".join(text) + asked[0][0], asked[0][1]), *asked[1:]]
+
+
+class Kind(Protocol):
+    """What a kind of toy text is: fields, and the pairs of one document."""
+
+    @property
+    def documents(self) -> int:
+        """Documents of the training split."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Names everything drawn."""
+        ...
+
+    def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
+        """Questions and answers of one document; the last is its own question, those before it worked examples."""
+        ...
+
+
+KINDS: dict[str, type[Kind]] = {"mapping": Mapping, "arithmetic": Arithmetic, "needle": Needle}
+
+
+def make(name: str, out: Path, fields: Fields[str, Any] | None = None) -> Corpus:
+    """The corpus of one kind in the folder `out`, its rows in `out`.rows; RequestError names the nearest kind."""
+    kind, rows = kind_of(name, fields or {}), out.with_name(out.name + ".rows")
+    claim(rows, "toy text", lambda folder: (folder / "train.jsonl").is_file())
+    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
+          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
+    write(kind, rows)
+    return labelled(rows, out)
+
+
+def kind_of(name: str, fields: Fields[str, Any]) -> Kind:
+    """A kind with its fields set; RequestError lists every mistake."""
+    if name not in KINDS:
+        raise RequestError(f"no toy text {name!r}; {nearest(name, KINDS)}")
+    return from_dict(KINDS[name], fields)
+
+
+def write(kind: Kind, folder: Path) -> None:
+    """The rows of every split as JSON lines."""
+    with committed(folder) as tmp:
+        for split in SPLITS:
+            count = kind.documents if split == "train" else max(1, kind.documents // 10)
+            made = (_row(kind, split, n) for n in range(count))
+            (tmp / f"{split}.jsonl").write_text("".join(map(line, made)), encoding="utf-8")
+        (tmp / "LICENSE").write_text(LICENCE)
+
+
+def text_of(pairs: list[Pair]) -> str:
+    """Questions with their answers, a line end after each."""
+    return "".join(f"{question}{answer}\n" for question, answer in pairs)
+
+
+def _row(kind: Kind, split: str, number: int) -> dict[str, Any]:
+    shape = json.dumps({key: value for key, value in vars(kind).items() if key != "documents"})
+    rng = np.random.default_rng(seed_of("toy", type(kind).__name__, shape, split, number))
+    pairs = kind.pairs(rng, split)
+    *shots, (question, answer) = pairs
+    return {"input": question, "target": answer, "shots": shots, "text": text_of(pairs)}

@@ -1,0 +1,33 @@
+"""Recipes on procedural text (`corpus.toy`): abilities whose ground truth is known exactly, in minutes on one core.
+
+`meristem curate toy:mapping --out runs/mapping.text`, then `meristem pretrain mapping data.corpus=runs/mapping.text`,
+then `meristem evaluate runs/mapping --corpus runs/mapping.text --tasks exact_answer --shots 4`.
+"""
+from meristem.core.config import Part
+from meristem.core.run import Data, Run, Train
+
+
+def mapping() -> Run:
+    """In-context learning (GPT-3): every document has a hidden rule of its own, which only its earlier lines show.
+
+    Command: `meristem pretrain mapping data.corpus=CORPUS --out runs/mapping` on the corpus `toy:mapping`. CPU time:
+    not measured yet. Expected: `exact_answer` rises from 0 to 4 to 23 shots; not measured yet.
+    """
+    return Run(
+        name="mapping",
+        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128}),
+        data=Data(codec=Part("char"), examples="answers"),
+        train=Train(steps=600, batch=32, context=96, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
+
+
+def needle() -> Run:
+    """A fact somewhere in a text is asked for at its end; loss on the answer alone. `benchmarks.needle` goes to 4x.
+
+    Command: `meristem pretrain needle data.corpus=CORPUS --out runs/needle` on the corpus `toy:needle`. CPU time: not
+    measured yet. Expected: not measured yet.
+    """
+    return Run(
+        name="needle",
+        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128}),
+        data=Data(codec=Part("char"), examples="answers"),
+        train=Train(steps=1000, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
