@@ -1,8 +1,8 @@
 """What this machine is and what it can do: threads, memory, a compiler, and the rates it was measured at.
 
 `measured()` runs each measurement once (about two seconds) and keeps the answer in the user's cache folder; plans and
-the "share of peak" of a training run are judged by it. fp16 is never tried: on CPUs it runs at 1 GFLOP/s, a 900th of
-bf16. `python -m meristem.core.machine` prints what was found.
+the "share of peak" of a training run are judged by it. fp16 is never trained in: on CPUs it runs at 1 GFLOP/s, a 900th
+of bf16. `python -m meristem.core.machine` prints what was found.
 """
 import ctypes
 import dataclasses
@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from meristem.core.errors import MeristemError
+from meristem.core.errors import MeristemError, RequestError
 from meristem.core.files import digest_bytes, write_json
 
 SIZE = 1024                             # rows of the measured matrix product: rates are flat from 512 to 2,048
@@ -152,6 +152,22 @@ def measure() -> Machine:
         torch.set_num_threads(before)
     return Machine(matmul_bf16=rates[torch.bfloat16], matmul_fp32=rates[torch.float32], read_bandwidth=bandwidth,
                    cores=os.cpu_count() or 1, memory=memory(), compiler=has_compiler())
+
+
+def refuse_float16() -> None:
+    """RequestError with what a product of 256 x 256 matrices ran at just now (20 ms): why no run computes in float16."""
+    import torch
+    rates = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        x = torch.ones(256, 256).to(dtype)
+        x @ x
+        start = time.perf_counter()
+        x @ x
+        rates[dtype] = 2 * 256**3 / (time.perf_counter() - start) / 1e9
+    half, wide = rates[torch.float16], rates[torch.bfloat16]
+    raise RequestError(f"train.dtype=float16 is not for training here: a matrix product ran at {half:.2g} GFLOP/s in it "
+                       f"and at {wide:.2g} in bfloat16, and gradients below 6e-8 vanish in it; use "
+                       "train.dtype=bfloat16 or float32")
 
 
 def _seconds(work: Callable[[], object]) -> float:

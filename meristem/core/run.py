@@ -52,7 +52,7 @@ class Train:
     ema: float = 0.0                    # decay of an average of the weights; 0 = none is kept
     weights: Literal["average", "last"] = "average"            # which are validated and exported, if there are two
     guard: bool = True                  # refuse steps that spike, go back when the loss blows up (train.guard)
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"          # float16 is refused, with its measured rate
     mesh: str = ""                      # "dp=2,tp=2": the processes of torchrun and what they divide (core.mesh)
     shard: bool = True                  # dp divides parameters and moments too (FSDP); false: whole copies
     pipeline: Literal["1f1b", "gpipe"] = "1f1b"                # the schedule of pp

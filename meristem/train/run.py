@@ -102,6 +102,8 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     """
     if fresh or not (folder / RESULT).exists():
         corpus_of(run)                                         # refused before the run folder is begun
+        if run.train.dtype == "float16":
+            machine.refuse_float16()
     claim_run(run, folder)
     with Checkpoints(folder / "checkpoints", run.train.keep, progress, run.train.permanent) as checkpoints:
         if fresh:

@@ -8,10 +8,13 @@ import torch
 
 from meristem.core.config import Part
 from meristem.core.errors import RequestError
-from meristem.core.run import Data, Run, Train
+from meristem.core.run import Data, Group, Run, Train
 from meristem.corpus.curate import curate
+from meristem.hub import hf
 from meristem.objectives.span_corruption import SpanCorruption, lengths
 from meristem.plan.cost import Cost
+from meristem.train import hooks
+from meristem.train.checkpoint import Checkpoints
 from meristem.train.run import Parts, assemble, pretrain, trainer_of
 
 SMALL = {"dim": 32, "layers": 1, "heads": 2}
@@ -96,3 +99,42 @@ def test_span_corruption_refuses_documents_that_do_not_see_each_other(run: Run) 
                         f"<extra_id_{n}>" for n in range(8)]})))
     with pytest.raises(RequestError, match="leave data.packing=joined"):
         _ = assemble(given).flops_per_token
+
+
+def test_float16_is_refused_with_what_it_runs_at_here_and_nothing_is_begun(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"ran at [0-9.e+]+ GFLOP/s in it and at [0-9.e+]+ in bfloat16"):
+        pretrain(replace(run, train=replace(TRAIN, dtype="float16")), tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("given", [{"ema": 0.5}, {"optimizer": "schedule_free"}, {"ema": 0.5, "weights": "last"}])
+def test_what_is_validated_is_exported_and_the_checkpoint_keeps_the_other_one(given, run: Run, tmp_path: Path) -> None:
+    wanted = replace(run, train=replace(TRAIN, lr=3e-2, **given))
+    folder = pretrain(wanted, tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    parts = assemble(wanted)
+    parts.objective.model.load_state_dict(hf.load(folder / "model").module.state_dict())
+    assert hooks.validate(parts.objective, parts.held_out) == pytest.approx(result["validation"], abs=1e-6)
+    exported = {n: p.detach().clone() for n, p in parts.objective.named_parameters()}
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        trainer = trainer_of(parts, checkpoints)
+        assert trainer.resume() and trainer.step == 4
+    last = all(torch.equal(p, exported[n]) for n, p in parts.objective.named_parameters())
+    assert last == ("weights" in given)
+    with trainer.optim.averaged():
+        assert all(torch.equal(p, exported[n]) for n, p in parts.objective.named_parameters())
+
+
+def test_a_frozen_run_says_how_much_it_trains_and_a_wider_one_starts_smaller(run: Run, tmp_path: Path) -> None:
+    frozen = replace(run, train=replace(TRAIN, groups=(Group("embed", freeze=True),)))
+    facts = json.loads((pretrain(frozen, tmp_path / "frozen") / "manifest.json").read_text())
+    table = assemble(run).objective.model.embed.weight
+    assert facts["parameters"] - facts["trainable"] == table.numel()
+    assert json.loads((tmp_path / "frozen" / "recipe.json").read_text())["train"]["groups"] == [
+        {"match": "embed", "lr": 1.0, "decay": None, "freeze": True}]
+    exported = hf.load(tmp_path / "frozen" / "model").module.embed.weight
+    assert torch.equal(exported, table)
+    plain, wide = (assemble(replace(run, train=replace(TRAIN, base_width=b))).objective.model for b in (0, 8))
+    assert torch.equal(wide.embed.weight, plain.embed.weight)
+    assert torch.equal(wide.blocks[0].attn.q.weight, plain.blocks[0].attn.q.weight / 2)
+    assert torch.equal(wide.norm.weight, plain.norm.weight / 4)
