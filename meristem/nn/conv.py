@@ -52,7 +52,8 @@ class Residual(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.shortcut = Conv(inputs, outputs, 1) if inputs != outputs else None
 
-    def forward(self, x: Float[Tensor, "B I H W"], time: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "B O H W"]:
+    def forward(self, x: Float[Tensor, "B I H W"],
+                time: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "B O H W"]:
         """[B, in, H, W] and the embedded time [B, E] -> [B, out, H, W]."""
         y = self.conv1(F.silu(self.norm1(x)))
         if self.time is not None:

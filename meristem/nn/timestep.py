@@ -16,7 +16,7 @@ from meristem.nn.linear import Linear
 PERIOD = 10_000.0                       # the longest wave, over 2 pi
 
 
-def sines(time: Float[Tensor, "B"], dim: int, flip: bool = True, shift: float = 0.0) -> Float[Tensor, "B D"]:
+def sines(time: Float[Tensor, "B"], dim: int, flip: bool = True, shift: int = 0) -> Float[Tensor, "B D"]:
     """[B] -> [B, dim], fp32; `time` may be fractional."""
     half = dim // 2
     frequency = torch.exp(-math.log(PERIOD) * torch.arange(half, dtype=torch.float32, device=time.device)
@@ -29,7 +29,7 @@ def sines(time: Float[Tensor, "B"], dim: int, flip: bool = True, shift: float = 
 class TimeEmbedding(nn.Module):
     """linear(silu(linear(sines)))."""
 
-    def __init__(self, sines_dim: int, dim: int, flip: bool = True, shift: float = 0.0):
+    def __init__(self, sines_dim: int, dim: int, flip: bool = True, shift: int = 0):
         super().__init__()
         self.first, self.second = Linear(sines_dim, dim), Linear(dim, dim)
         self.flip, self.shift = flip, shift

@@ -10,6 +10,11 @@ from meristem.core.config import Part, to_dict
 from meristem.plan.cost import on_meta
 
 COUNTS = [
+    ("autoencoder", "kl-f8", 83_653_863),                      # latent-diffusion's and stable-diffusion's configs
+    ("unet", "sd1", 859_520_964),
+    ("unet", "ldm-celebahq", 274_056_163),
+    ("unet", "ldm-cin256", 400_920_579),
+    ("unet", "ldm-txt2img", 872_300_484),
     ("clip", "clip-vit-b32", 151_277_313),                     # openai/CLIP's code, with logit_scale
     ("clip", "clip-vit-b16", 149_620_737),
     ("clip", "clip-vit-l14", 427_616_513),
