@@ -11,6 +11,10 @@ from meristem.plan.cost import on_meta
 
 COUNTS = [
     ("autoencoder", "kl-f8", 83_653_863),                      # latent-diffusion's and stable-diffusion's configs
+    ("dit", "dit-xl2", 674_834_720),                           # DiT table 1: 675M, 458M, 130M, 33M
+    ("dit", "dit-l2", 457_840_672),
+    ("dit", "dit-b2", 130_315_808),
+    ("dit", "dit-s2", 32_865_056),
     ("unet", "sd1", 859_520_964),
     ("unet", "ldm-celebahq", 274_056_163),
     ("unet", "ldm-cin256", 400_920_579),
