@@ -155,7 +155,7 @@ def measure() -> Machine:
 
 
 def refuse_float16() -> None:
-    """RequestError with what a product of 256 x 256 matrices ran at just now (20 ms): why no run computes in float16."""
+    """RequestError with what a product of 256 x 256 matrices ran at just now: why no run computes in float16."""
     import torch
     rates = {}
     for dtype in (torch.float16, torch.bfloat16):
@@ -165,8 +165,8 @@ def refuse_float16() -> None:
         x @ x
         rates[dtype] = 2 * 256**3 / (time.perf_counter() - start) / 1e9
     half, wide = rates[torch.float16], rates[torch.bfloat16]
-    raise RequestError(f"train.dtype=float16 is not for training here: a matrix product ran at {half:.2g} GFLOP/s in it "
-                       f"and at {wide:.2g} in bfloat16, and gradients below 6e-8 vanish in it; use "
+    raise RequestError(f"train.dtype=float16 is not for training here: a matrix product ran at {half:.2g} GFLOP/s in "
+                       f"it and at {wide:.2g} in bfloat16, and gradients below 6e-8 vanish in it; use "
                        "train.dtype=bfloat16 or float32")
 
 
