@@ -3,6 +3,7 @@
 The panel shows the stage, a bar, loss, tokens a second, the share of the machine's measured peak, the time left and
 the latest sample. Standard output stays free for answers.
 """
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ EVERY = 10.0                                                   # seconds between
 @contextmanager
 def shown(title: str) -> Iterator[Progress]:
     """A `Progress` that draws itself while the block runs: `with shown("pretrain") as progress: ...`."""
+    if other := int(os.environ.get("RANK", "0")):              # torchrun: the first process shows the run
+        yield Other(other)
+        return
     if not sys.stderr.isatty():
         lines = Lines()
         yield lines
@@ -32,6 +36,16 @@ def shown(title: str) -> Iterator[Progress]:
     with Live(get_renderable=panel.draw, console=Console(stderr=True), refresh_per_second=4, transient=False):
         yield panel
         panel.end()
+
+
+class Other(Progress):
+    """Any process of a run but the first: its warnings alone."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def warn(self, text: str) -> None:
+        _line(f"warning: rank {self.rank}: {text}")
 
 
 class _Stage:

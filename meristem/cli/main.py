@@ -23,6 +23,7 @@ from meristem.cli.doctor import doctor
 from meristem.cli.evaluate import evaluate
 from meristem.cli.export import export
 from meristem.cli.generate import generate
+from meristem.cli.launch import launch
 from meristem.cli.list import list_entries
 from meristem.cli.plan import plan
 from meristem.cli.pretrain import pretrain
@@ -34,7 +35,7 @@ from meristem.core.errors import MeristemError, nearest
 VERBS: dict[str, Callable[..., Answer]] = {
     "quickstart": quickstart, "curate": curate, "plan": plan, "pretrain": pretrain, "adapt": adapt,
     "evaluate": evaluate, "generate": generate, "chat": chat, "export": export, "card": card, "replay": replay,
-    "list": list_entries, "show": show, "doctor": doctor}
+    "launch": launch, "list": list_entries, "show": show, "doctor": doctor}
 EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to "
           "standard error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped.")
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         outcome = typer.main.get_command(_app())(args=words, prog_name="meristem", standalone_mode=False)
-        if isinstance(outcome, str) and outcome:
+        if isinstance(outcome, str) and outcome and not _rank():
             print(outcome, flush=True)
         return outcome if isinstance(outcome, int) else 0
     except MeristemError as error:
@@ -120,5 +121,12 @@ def _usage(error: typer.TyperException, words: Sequence[str]) -> str:
 
 
 def _fail(line: str, status: int) -> int:
-    print(f"meristem: {' '.join(line.split())}", file=sys.stderr)
+    if not _rank() or status == 1:                             # a wrong request and a signal reach every process
+        rank = f"rank {_rank()}: " if _rank() else ""
+        print(f"meristem: {rank}{' '.join(line.split())}", file=sys.stderr)
     return status
+
+
+def _rank() -> int:
+    """Which process of torchrun this is; the first one speaks."""
+    return int(os.environ.get("RANK", "0"))

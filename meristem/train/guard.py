@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 from meristem.core.errors import MachineError
+from meristem.train.mesh import World
 
 WINDOW, LEAST = 128, 32                 # applied steps that are remembered; too few to judge by
 SIGMA = 1.4826                          # MAD of a normal distribution -> its standard deviation
@@ -138,6 +139,13 @@ class Detours:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
         self.all = [Detour(**json.loads(line)) for line in lines if line.endswith("}")]    # a torn last line is none
+
+    @staticmethod
+    def told(world: World, path: Path) -> "Detours":
+        """Those that the first process keeps in `path`, on every process of a run; only the first one writes."""
+        kept = Detours(path if world.first else None)
+        kept.all = [Detour(**fields) for fields in world.told([asdict(d) for d in kept.all])]
+        return kept
 
     def place(self, step: int) -> int:
         """The number of the batch that step `step` is shown."""

@@ -17,6 +17,7 @@ import torch
 from meristem.core.progress import Progress
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
+from meristem.train.processes import One
 from meristem.train.trainer import Facts, Hook, Trainer
 
 EVERY = 1.0                             # seconds between drawn updates
@@ -99,18 +100,21 @@ def draw(progress: Progress) -> Hook:
     return hook
 
 
-def validate(objective: Objective, batches: list[Batch]) -> float:
+def validate(objective: Objective, batches: list[Batch], processes: One | None = None) -> float:
     """Mean loss per trained target over `batches`, in eager mode; the training state is left as it was."""
+    among = processes or One()
     training = objective.training
     objective.eval()
     total = weight = 0.0
     with torch.random.fork_rng(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         torch.manual_seed(0)
         for batch in batches:
-            batch = objective.prepare(batch)
-            loss, _ = objective(batch)
-            total, weight = total + float(loss), weight + float(objective.weight(batch))
+            batch, counts = among.portion(objective.prepare(batch))
+            loss = among.judged(objective, batch)
+            if counts:
+                total, weight = total + loss, weight + float(objective.weight(batch))
     objective.train(training)
+    total, weight = among.sum(total, weight)
     return total / max(weight, 1.0)
 
 
@@ -123,12 +127,15 @@ def every(steps: int, fact: str, measure: Callable[[], Any]) -> Hook:
     return hook
 
 
-def samples(path: Path, every_steps: int, draw_text: Callable[[], str], progress: Progress) -> Hook:
-    """Appends {"step", "text"} to `path` every so many steps and shows the text."""
+def samples(path: Path | None, every_steps: int, draw_text: Callable[[], str], progress: Progress) -> Hook:
+    """Appends {"step", "text"} to `path` every so many steps and shows the text; without a path it only helps to draw
+    it (the other processes of a run)."""
     def hook(trainer: Trainer, facts: Facts) -> None:
         if every_steps and (trainer.step % every_steps == 0 or trainer.step == trainer.config.steps):
             with trainer.optim.averaged():
                 text = draw_text()
+            if path is None:
+                return
             with open(path, "a", encoding="utf-8") as f:
                 f.write(json.dumps({"step": trainer.step, "text": text}) + "\n")
             progress.sample(text)

@@ -6,6 +6,7 @@ The loss is divided by the weight of the whole batch and gradients are summed, s
 same function; decisions (the guard's, when to save, whether to stop) rest on reduced numbers that are equal to the bit.
 Every CHECK steps all processes compare their batches, numbers and copies of weights, and an odd one is named.
 """
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -15,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from meristem.core.errors import MachineError, RequestError
+from meristem.core.errors import MachineError
 from meristem.core.files import digest_bytes
-from meristem.core.mesh import Mesh
 from meristem.core.random import seed_of
 from meristem.core.run import Train
 from meristem.core.types import Batch
@@ -30,20 +30,8 @@ from meristem.train.pipeline import Pipeline
 from meristem.train.processes import Elsewhere, Like, One, Sums, add
 from meristem.train.shard import add_up, shard
 
+MODEL = "model."                        # what an objective's model is called in its state
 CHECK = 50                              # steps between two comparisons of all processes
-
-
-def refuse_uneven(train: Train, mesh: Mesh) -> None:
-    """RequestError where a batch, or a combination of axes, cannot be divided; before anything is started."""
-    for field in ("batch", "micro"):
-        rows = getattr(train, field)
-        if rows % mesh.rows:
-            raise RequestError(f"train.{field}={rows} rows do not divide by the {mesh.rows} processes that share them "
-                               f"(dp={mesh.dp}, ep={mesh.ep}); choose a multiple of {mesh.rows}")
-    whole = "train.shard=false" if not train.shard else "pp" if mesh.pp > 1 else ""
-    if other := [axis for axis in ("tp", "ep", "cp" if mesh.pp > 1 else "tp") if getattr(mesh, axis) > 1]:
-        if whole:
-            raise RequestError(f"{whole} goes with dp only, and train.mesh has {other[0]}; leave one of them out")
 
 
 def spread(objective: Objective, train: Train, world: World) -> "Many":
@@ -52,10 +40,10 @@ def spread(objective: Objective, train: Train, world: World) -> "Many":
     RequestError for what cannot be divided; MachineError when the processes do not start with the same weights.
     """
     mesh = world.mesh
-    refuse_uneven(train, mesh)
-    Many(world).compare(0, objective, {})
+    Many(world, objective.model).compare(0, objective, {})
+    plain = outline(objective.model)
     if mesh.pp > 1:
-        return Many(world, Pipeline(objective, world.group("pp"), train.pipeline))
+        return Many(world, plain, Pipeline(objective, world.group("pp"), train.pipeline))
     if mesh.tp > 1:
         tensor.divide(objective.model, world.sub("tp"))
     apart = experts.divide(objective.model, world.sub("ep")) if mesh.ep > 1 else []
@@ -63,14 +51,23 @@ def spread(objective: Objective, train: Train, world: World) -> "Many":
         context.spread(objective, world, train.context)
     if train.shard:
         shard(objective, world, apart)
-    return Many(world)
+    return Many(world, plain)
+
+
+def outline(module: nn.Module) -> nn.Module:
+    """A copy of a module without numbers (on the meta device), and without the memory of a copy."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(t): t.detach().to("meta") if not isinstance(t, nn.Parameter) else
+                                  nn.Parameter(t.detach().to("meta"), t.requires_grad) for t in tensors})
 
 
 class Many(One):
-    """One of the processes of `world`; `pipeline` where layers are divided too."""
+    """One of the processes of `world`; `plain` outlines the undivided model, `pipeline` is there if layers are
+    divided."""
 
-    def __init__(self, world: World, pipeline: Pipeline | None = None):
+    def __init__(self, world: World, plain: nn.Module, pipeline: Pipeline | None = None):
         self.world, self.pipeline = world, pipeline
+        self.plain = self.outline = plain
         self.seen: list[str] = []                              # digests of the batches since the last comparison
 
     def seed(self, seed: int, step: int) -> None:
@@ -162,11 +159,32 @@ class Many(One):
             gathered = self.pipeline.gather(gathered)
         return gathered if self.world.first else {}
 
+    def model(self, objective: Objective) -> nn.Module | None:
+        state = self.whole({name: t for name, t in objective.state_dict().items() if name.startswith(MODEL)})
+        if not self.world.first:
+            return None
+        made: dict[int, nn.Parameter] = {}
+        model = copy.deepcopy(self.outline)
+        for name, p in model.named_parameters(remove_duplicate=False):         # tied ones become one again
+            made.setdefault(id(p), nn.Parameter(state[MODEL + name], p.requires_grad))
+        params = {name: made[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+        buffers = {name: state[MODEL + name] for name in model.state_dict() if name not in params}
+        model.load_state_dict({**params, **buffers}, assign=True)
+        return model.eval()
+
     def newest(self, checkpoints: "Checkpoints | Elsewhere", last: int | None, like: Like) -> Found | None:
-        found = checkpoints.newest(last) if isinstance(checkpoints, Checkpoints) else None
-        head = self.world.told(None if found is None else [found[0], found[2], {
-            file: [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in named.items()]
-            for file, named in found[1].items()}])
+        found: list[Found | None] = []
+
+        def look() -> Any:
+            assert isinstance(checkpoints, Checkpoints)
+            found.append(checkpoints.newest(last))
+            if found[0] is None:
+                return None
+            step, tensors, meta = found[0]
+            return [step, meta, {file: [[name, str(t.dtype).removeprefix("torch."), list(t.shape)]
+                                        for name, t in named.items()] for file, named in tensors.items()}]
+
+        head = self.world.lead(look)
         if head is None:
             return None
         step, meta, files = head
@@ -174,7 +192,8 @@ class Many(One):
         for file, rows in files.items():
             here: dict[str, Tensor] = {}
             for name, dtype, shape in rows:
-                full = found[1][file][name].contiguous() if found else torch.empty(shape, dtype=getattr(torch, dtype))
+                full = found[0][1][file][name].contiguous() if found and found[0] else \
+                    torch.empty(shape, dtype=getattr(torch, dtype))
                 self.world.broadcast(full)
                 pattern = like(name.partition(":")[0])
                 same = pattern is not None and pattern.shape == full.shape

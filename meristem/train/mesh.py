@@ -1,6 +1,6 @@
 """This process among the others of a run: who they are, and what they tell each other.
 
-    with connect("dp=2,tp=2") as world:            # under torchrun --nproc-per-node 4
+    with connect(run.train) as world:              # under torchrun --nproc-per-node 4
         world.group("tp"); world.at["dp"]; world.first
 
 One DeviceMesh has the axes of `core.mesh.Mesh`; "rows" (dp x ep: other rows), "data" (dp x cp x ep: other rows or
@@ -11,23 +11,38 @@ import datetime
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from meristem.core import parallel
-from meristem.core.errors import RequestError
+from meristem.core.errors import MeristemError, RequestError
 from meristem.core.mesh import AXES, Mesh
+from meristem.core.run import Train
 
 if TYPE_CHECKING:                       # 0.8 s that one process does not pay
     from torch.distributed.device_mesh import DeviceMesh
 
-TIMEOUT = datetime.timedelta(minutes=10)                       # of a collective: a process that hangs so long is lost
+T = TypeVar("T")
+TIMEOUT = 1800.0                        # seconds of a collective; train.watch ends a hung run long before
 UNIONS = {"rows": ("dp", "ep"), "data": ("dp", "cp", "ep"), "copies": ("dp", "cp")}
+
+
+def refuse_uneven(train: Train, mesh: Mesh) -> None:
+    """RequestError where rows or a combination of axes cannot be divided: before anything is started."""
+    for field in ("batch", "micro"):
+        rows = getattr(train, field)
+        if rows % mesh.rows:
+            raise RequestError(f"train.{field}={rows} rows do not divide by the {mesh.rows} processes that share them "
+                               f"(dp={mesh.dp}, ep={mesh.ep}); choose a multiple of {mesh.rows}")
+    whole = "train.shard=false" if not train.shard else "pp" if mesh.pp > 1 else ""
+    other = [axis for axis in ("tp", "ep", "cp" if mesh.pp > 1 else "tp") if getattr(mesh, axis) > 1]
+    if whole and other:
+        raise RequestError(f"{whole} goes with dp only, and train.mesh has {other[0]}; leave one of them out")
 
 
 class World:
@@ -95,14 +110,29 @@ class World:
         if self.mesh.world > 1:
             dist.barrier()
 
-    @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """The first process does the block (fits a tokenizer, writes shards), then the others find it done."""
-        if not self.first:
-            self.meet()
-        yield
+    def lead(self, work: Callable[[], T]) -> T:
+        """The first process works; all get its answer (JSON), or its error if it fails with a line of ours."""
+        return self._after(work, lambda told: told)
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """The first process works (fits a tokenizer, writes shards), then the others do and find that done."""
+        return self._after(work, None)
+
+    def _after(self, work: Callable[[], T], answer: Callable[[Any], T] | None) -> T:
+        if self.mesh.world == 1:
+            return work()
+        failed, made = None, None
         if self.first:
-            self.meet()
+            try:
+                made = work()
+            except MeristemError as error:
+                failed = error
+        status, line, value = self.told([failed.status if failed else 0, str(failed), made if answer else None])
+        if failed:
+            raise failed
+        if status:
+            raise type("Theirs", (MeristemError,), {"status": status})(line)
+        return answer(value) if answer else made if self.first and made is not None else work()
 
 
 ALONE = World(Mesh())
@@ -117,12 +147,13 @@ def join(mesh: Mesh) -> World:
 
 
 @contextmanager
-def connect(text: str) -> Iterator[World]:
+def connect(train: Train) -> Iterator[World]:
     """The world that `train.mesh` names, until the end of the block.
 
-    RequestError when it needs another number of processes than were started.
+    RequestError when it needs another number of processes than were started, or rows do not divide.
     """
-    mesh, started = Mesh.of(text), int(os.environ.get("WORLD_SIZE", "1"))
+    text, started = train.mesh, int(os.environ.get("WORLD_SIZE", "1"))
+    mesh = Mesh.of(text)
     if mesh.world != started:
         raise RequestError(f"train.mesh={text or 'dp=1'} is for {mesh.world} processes and {started} were started; "
                            f"start it with: torchrun --nproc-per-node {mesh.world} -m meristem ..., or set "
@@ -130,8 +161,10 @@ def connect(text: str) -> Iterator[World]:
     if started == 1:
         yield ALONE
         return
+    refuse_uneven(train, mesh)
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)    # two gathers are meant
-    dist.init_process_group("gloo", timeout=TIMEOUT)
+    timeout = datetime.timedelta(seconds=max(TIMEOUT, 2 * train.hang_seconds))
+    dist.init_process_group("gloo", timeout=timeout)
     try:
         world = join(mesh)
         yield world

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from meristem.core.errors import RequestError
 from meristem.core.run import Train
+from meristem.train import divided
 from meristem.train.adafactor import Adafactor
-from meristem.train.divided import part, whole
 from meristem.train.groups import rules
 from meristem.train.schedule_free import ScheduleFree
 
@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
                     if not state:
                         state["momentum"] = torch.zeros_like(p)
                     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    update = whole(p.grad.lerp(state["momentum"], group["momentum"]))        # Nesterov
+                    update = divided.whole(p.grad.lerp(state["momentum"], group["momentum"]))        # Nesterov
                     update = update if p.shape[-2] == rows else update.mT
                     updates.append(update.reshape(-1, rows, columns).bfloat16())         # experts come stacked
                 scale = 0.2 * math.sqrt(columns) * group["lr"]
@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                 for p, move in zip(params, moves, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     move = (move if p.shape[-2] == rows else move.mT).reshape(p.shape)
-                    p.sub_(part(move, p), alpha=scale)         # over many processes each makes all of it, keeps a part
+                    p.sub_(divided.part(move, p), alpha=scale)         # each process makes all of it
 
 
 def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:

@@ -18,6 +18,7 @@ class One:
     """A run in one process; and the interface of `Many`."""
 
     world = ALONE
+    plain: nn.Module | None = None      # the outline of an undivided model, where the run's is divided
 
     def seed(self, seed: int, step: int) -> None:
         """Seed the forward pass, after the batch is prepared: it goes on where that stopped."""
@@ -66,6 +67,10 @@ class One:
         """Undivided tensors on the first process, {} or parts of them on the others."""
         return named
 
+    def model(self, objective: Objective) -> nn.Module | None:
+        """The model with undivided weights, on the first process (all must call); None on the others."""
+        return objective.model
+
     def newest(self, checkpoints: "Checkpoints | Elsewhere", last: int | None, like: Like) -> Found | None:
         """The newest good checkpoint with this process's part of every tensor."""
         assert isinstance(checkpoints, Checkpoints)
@@ -75,12 +80,6 @@ class One:
 class Elsewhere:
     """The checkpoints of a run, to all processes but the first: somebody else keeps them."""
 
-    def __enter__(self) -> "Elsewhere":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: int | None = None) -> None:
         """Nothing."""
 
@@ -88,6 +87,9 @@ class Elsewhere:
         """Nothing."""
 
     def wait(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
     def forget(self, stale: Callable[[int, dict[str, Any]], bool]) -> None:

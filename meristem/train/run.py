@@ -7,6 +7,7 @@ The run folder holds recipe.json (the resolved Run), manifest.json (what the num
 samples.jsonl, checkpoints/, model/ (Hugging Face layout), adapter/ (PEFT layout), energy.json and, at the end,
 result.json.
 """
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -26,6 +27,7 @@ from meristem.core import machine, registry
 from meristem.core.config import Part, build, flat, from_dict, to_dict
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.files import claim, committed, digest_bytes, read_json, write_json
+from meristem.core.mesh import Mesh
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
 from meristem.core.run import Run
@@ -48,13 +50,16 @@ from meristem.train import groups, hooks, preflight
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
-from meristem.train.trainer import Trainer, compile_regions
+from meristem.train.mesh import ALONE, World, connect
+from meristem.train.processes import Elsewhere, One
+from meristem.train.trainer import Trainer, compile_regions, recompute_blocks
 from meristem.train.watch import FAILURES, Watch, crashes
 
 RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
 ENERGY, SKIPS, GOODPUT, HEARTBEATS = "energy.json", "skips.jsonl", "goodput.json", "heartbeats"
 VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
+HOW = ("train.mesh", "train.shard", "train.pipeline", "train.recompute")       # these may: what is computed is the same
 SAMPLE_TOKENS = 64
 Source = Callable[[int], list[Batch]]   # a step's micro-batches, as a pure function of the step
 
@@ -74,6 +79,7 @@ class Parts:
     held_out: list[Batch]
     base_hash: str
     chat: Chat | None = None            # the base model's template
+    processes: One = dataclasses.field(default_factory=One)
 
     @property
     def flops_per_token(self) -> float:
@@ -82,7 +88,7 @@ class Parts:
         So a row costs this times the context, whatever its objective makes of it: a source and a target, or places at
         which the vocabulary is asked.
         """
-        model, context = self.objective.model, self.run.train.context
+        model, context = self.processes.plain or self.objective.model, self.run.train.context
         with torch.no_grad(), torch.random.fork_rng():
             given = self.objective.inputs(self.objective.prepare(self.held_out[0]))
         length, source, asked = (given[key].shape[1] if key in given else 0 for key in ("tokens", "source", "places"))
@@ -100,42 +106,67 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     Goes on from the newest good checkpoint, or returns at once when the run is finished. RequestError when the folder
     holds another run; `fresh` discards what is there; `Interrupted` after a signal, with everything saved.
     """
+    with connect(run.train) as world:
+        checkpoints = Checkpoints(folder / "checkpoints", run.train.keep, progress, run.train.permanent) \
+            if world.first else Elsewhere()
+        with contextlib.closing(checkpoints):
+            if world.lead(lambda: begin(run, folder, checkpoints, progress, fresh, skips)):
+                train(run, folder, checkpoints, world, progress, allow_drift)
+    return folder
+
+
+def begin(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, progress: Progress, fresh: bool,
+          skips: Path | None) -> bool:
+    """Make the folder this run's and lock it; False when the run is finished. For the first process only."""
+    assert isinstance(checkpoints, Checkpoints)
     if fresh or not (folder / RESULT).exists():
         corpus_of(run)                                         # refused before the run folder is begun
         if run.train.dtype == "float16":
             machine.refuse_float16()
     claim_run(run, folder)
-    with Checkpoints(folder / "checkpoints", run.train.keep, progress, run.train.permanent) as checkpoints:
-        if fresh:
-            checkpoints.discard()
-            for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY, SKIPS, GOODPUT, FAILURES):
-                (folder / name).unlink(missing_ok=True)
-        if (folder / RESULT).exists():
-            progress.say(f"{folder} is finished; --fresh trains it again")
-            return folder
-        crashes(folder / HEARTBEATS)
-        write_json(folder / RECIPE, to_dict(run))
-        if skips and skips.exists() and not (folder / SKIPS).exists():
-            shutil.copyfile(skips, folder / SKIPS)
-        goodput = Goodput(folder)
-        with (metered(folder / ENERGY, progress) as meter,
-              Watch(folder / HEARTBEATS, limit=run.train.hang_seconds, progress=progress) as watch):
-            parts = assemble(run, progress)
-            trainer = trainer_of(parts, checkpoints, Detours(folder / SKIPS))
+    checkpoints.lock()
+    if fresh:
+        checkpoints.discard()
+        for name in (RESULT, LOG, SAMPLES, MANIFEST, ENERGY, SKIPS, GOODPUT, FAILURES):
+            (folder / name).unlink(missing_ok=True)
+    if (folder / RESULT).exists():
+        progress.say(f"{folder} is finished; --fresh trains it again")
+        return False
+    crashes(folder / HEARTBEATS)
+    write_json(folder / RECIPE, to_dict(run))
+    if skips and skips.exists() and not (folder / SKIPS).exists():
+        shutil.copyfile(skips, folder / SKIPS)
+    return True
+
+
+def train(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, world: World, progress: Progress,
+          allow_drift: bool) -> None:
+    """Train a run whose folder is claimed, on every process of `world`; the first one writes and shows."""
+    goodput = Goodput(folder) if world.first else None
+    with (metered(folder / ENERGY, progress) if world.first else contextlib.nullcontext() as meter,
+          Watch(folder / HEARTBEATS, world.rank, world.mesh.world, limit=run.train.hang_seconds,
+                progress=progress) as watch):
+        parts = world.in_turn(lambda: assemble(run, progress))
+        new = world.mesh.world > 1 and world.lead(lambda: log_manifest(folder, parts, progress, allow_drift))
+        if new:                                                # later only all processes together can ask the model
+            world.lead(lambda: preflight.quick(parts, Trainer(parts.objective, parts.source, run.train), folder,
+                                               progress))
+        trainer = trainer_of(parts, checkpoints, Detours.told(world, folder / SKIPS), world)
+        if world.mesh.world == 1:
             log_manifest(folder, parts, progress, allow_drift)
-            if trainer.resume():
-                progress.say(f"going on from step {trainer.step} of {run.train.steps}")
-            else:
-                preflight.quick(parts, trainer, folder, progress)
-            beside: list[hooks.Hook] = [*run_hooks(parts, folder, progress), lambda trainer, facts: meter.tick(),
-                                        goodput, watch]
-            progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
-            started = time.perf_counter()
-            watch.beat(trainer.step)
-            facts = fit(trainer, folder / LOG, beside, progress, goodput)
-            with trainer.optim.averaged():
-                finish(parts, folder, facts, time.perf_counter() - started)
-    return folder
+        if trainer.resume():
+            progress.say(f"going on from step {trainer.step} of {run.train.steps}")
+        elif world.mesh.world == 1:
+            preflight.quick(parts, trainer, folder, progress)
+        beside: list[hooks.Hook] = [*run_hooks(parts, folder, progress)]
+        if meter and goodput:
+            beside += [lambda trainer, facts: meter.tick(), goodput]
+        progress.stage("adapt" if run.adapt else "pretrain", run.train.steps)
+        started = time.perf_counter()
+        watch.beat(trainer.step)
+        facts = fit(trainer, folder / LOG, [*beside, watch], progress if world.first else SILENT, goodput)
+        with trainer.optim.averaged():
+            finish(parts, folder, facts, time.perf_counter() - started)
 
 
 def check(run: Run, folder: Path, progress: Progress = SILENT) -> list[preflight.Check]:
@@ -164,8 +195,8 @@ def _fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progre
     while True:
         if goodput:
             goodput.back(trainer.step, cause)
-        log = hooks.Log(path, trainer.step)
-        each: list[hooks.Hook] = [*watch, log]
+        log = hooks.Log(path, trainer.step) if trainer.processes.world.first else None
+        each: list[hooks.Hook] = [*watch, log] if log else watch
         trainer.hooks = [hooks.careful(hook, progress) for hook in each]
         try:
             facts = trainer.fit()
@@ -176,7 +207,8 @@ def _fit(trainer: Trainer, path: Path, watch: list[hooks.Hook], progress: Progre
             progress.warn(f"step {detour.at}: {detour.why}; back to step {detour.to}, and batches {detour.first} to "
                           f"{detour.stop - 1} are left out from now on ({SKIPS})")
         finally:
-            log.close()
+            if log:
+                log.close()
 
 
 @contextmanager
@@ -209,7 +241,7 @@ def claim_run(run: Run, folder: Path) -> None:
     if (folder / RECIPE).is_file():
         old, new = flat(to_dict(from_dict(Run, read_json(folder / RECIPE)))), flat(to_dict(run))
         other = [f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in sorted({*old, *new})
-                 if old.get(key) != new.get(key)]
+                 if old.get(key) != new.get(key) and key not in HOW]
         if other:
             raise RequestError(f"{folder} holds another run ({'; '.join(other[:3])}); choose another --out, "
                                f"or repeat that one with: meristem pretrain --from {folder}")
@@ -330,40 +362,58 @@ def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
     return load_codec(folder)
 
 
-def trainer_of(parts: Parts, checkpoints: Checkpoints | None = None, detours: Detours | None = None) -> Trainer:
-    """The trainer of assembled parts, its regions compiled when the recipe asks and this machine can."""
-    if parts.run.train.compile and machine.has_compiler():
+def trainer_of(parts: Parts, checkpoints: Checkpoints | Elsewhere | None = None, detours: Detours | None = None,
+               world: World = ALONE) -> Trainer:
+    """The trainer of assembled parts, divided over the processes of `world`.
+
+    In one process its regions are compiled when the recipe asks and this machine can; many compute eagerly.
+    """
+    t = parts.run.train
+    if t.recompute:
+        recompute_blocks(parts.objective)
+    if world.mesh.world > 1:
+        from meristem.train.many import spread  # 0.9 s of imports that one process does not pay
+        parts.processes = spread(parts.objective, t, world)
+    elif t.compile and machine.has_compiler():
         compile_regions(parts.objective)
-    return Trainer(parts.objective, parts.source, parts.run.train, seed=parts.run.seed, checkpoints=checkpoints,
-                   detours=detours)
+    return Trainer(parts.objective, parts.source, t, seed=parts.run.seed, checkpoints=checkpoints, detours=detours,
+                   processes=parts.processes)
 
 
 def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook]:
     """Rates, validation, samples and the progress display of a run."""
-    t, held_out = parts.run.train, parts.held_out
+    t, held_out, processes = parts.run.train, parts.held_out, parts.processes
 
     def text() -> str:
-        prompt = first_prompt(held_out[0])
+        model, prompt = processes.model(parts.objective), first_prompt(held_out[0])
+        if model is None:
+            return ""
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
-            if isinstance(parts.objective.model, EncoderDecoder):
-                return first_answer(parts)
-            made = generate(parts.objective.model, [prompt], length=SAMPLE_TOKENS, temperature=0.8, top_p=0.95,
+            if isinstance(model, EncoderDecoder):
+                return first_answer(parts, model)
+            made = generate(model, [prompt], length=SAMPLE_TOKENS, temperature=0.8, top_p=0.95,
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
     writes = not two_way(parts.objective.model)                # an encoder has nothing to show
-    return [hooks.rates(parts.flops_per_token, lambda fresh: machine.measured(fresh).peak),
-            hooks.every(t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out)),
-            hooks.samples(folder / SAMPLES, t.sample_every if writes else 0, text, progress), hooks.draw(progress)]
+    together = [hooks.every(t.validate_every, "validation",
+                            lambda: hooks.validate(parts.objective, held_out, processes)),
+                hooks.samples(folder / SAMPLES if processes.world.first else None, t.sample_every if writes else 0,
+                              text, progress)]
+    if not processes.world.first:
+        return together
+    count = processes.world.mesh.world                         # each has as many cores as this one
+    return [hooks.rates(parts.flops_per_token, lambda fresh: machine.measured(fresh).peak * count), *together,
+            hooks.draw(progress)]
 
 
-def first_answer(parts: Parts) -> str:
+def first_answer(parts: Parts, model: torch.nn.Module) -> str:
     """What an encoder-decoder makes of the first source of the held-out data: "source -> answer"."""
     torch.manual_seed(seed_of(parts.run.seed, "sample"))
     batch = parts.objective.prepare(parts.held_out[0])
     row = batch["source"][0]
     row = row[batch["source_segments"][0] == 0] if "source_segments" in batch else row
-    made = generate(parts.objective.model, [batch["tokens"][0, :1].numpy()], length=SAMPLE_TOKENS,
+    made = generate(model, [batch["tokens"][0, :1].numpy()], length=SAMPLE_TOKENS,
                     stop={parts.codec.end}, source=[row.numpy()])
     return f"{parts.codec.decode(row.numpy())} -> {parts.codec.decode(made[0].tokens)}"
 
@@ -375,36 +425,43 @@ def first_prompt(batch: Batch) -> np.ndarray:
     return tokens[: max(1, first + 1)].numpy()
 
 
-def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bool = False) -> None:
-    """Write manifest.json, or compare with it: other data is refused, and another machine unless drift is allowed."""
+def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bool = False) -> bool:
+    """Write manifest.json, or compare with it: other data is refused, and another machine unless drift is allowed.
+
+    Another mesh may come any time: it sums in another order, which is recorded. True for a new run.
+    """
     model = parts.objective.model
     facts: dict[str, Any] = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "shards": parts.shards.hash,
+             "mesh": str(Mesh.of(parts.run.train.mesh)),
              "base": parts.base_hash, "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
              "parameters": sum(p.numel() for p in model.parameters()),
              "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "machine": machine.identity()}
     path = folder / MANIFEST
     if not path.exists():
         write_json(path, {**facts, "drift": []})
-        return
+        return True
     old = read_json(path)
     for key in PINNED:
         if old[key] != facts[key]:
             raise RequestError(f"the {key} of {folder} has changed since its first step ({old[key][:12]} -> "
                                f"{facts[key][:12]}); bring the old one back, or choose another --out")
-    before, now = flat(old["machine"]), flat(facts["machine"])
+    before, now = ({**flat(tree["machine"]), "mesh": tree.get("mesh", "dp=1")} for tree in (old, facts))
     drift = {key: [before.get(key), now.get(key)] for key in sorted({*before, *now}) if before.get(key) != now.get(key)}
     if drift:
         changed = ", ".join(f"{key} {a} -> {b}" for key, (a, b) in drift.items())
-        if not allow_drift:
+        if not allow_drift and drift.keys() - ({"mesh", "threads"} if "mesh" in drift else set()):
             raise RequestError(f"{folder} was begun elsewhere or otherwise ({changed}), so it cannot go on bit for "
                                "bit; restore that, or go on all the same with --allow-drift")
         progress.warn(f"going on, but no longer bit for bit: {changed} (recorded in {path.name})")
-        write_json(path, {**old, "drift": [*old["drift"], drift], "machine": facts["machine"]})
+        write_json(path, {**old, "drift": [*old["drift"], drift], "machine": facts["machine"], "mesh": facts["mesh"]})
+    return False
 
 
 def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) -> None:
     """Write the model (merged, and the adapter beside it) and result.json, which marks the run as finished."""
-    model, t = parts.objective.model, parts.run.train
+    model, t = parts.processes.model(parts.objective), parts.run.train
+    if model is None:
+        return
     compute_in(model, None)
     if parts.run.adapt:
         base = lasting(parts.run.base, folder / "adapter")

@@ -1,28 +1,22 @@
-"""Parameters, gradients and moments divided over the processes that share the data; activations computed twice.
+"""Parameters, gradients and moments divided over the processes that share the data.
 
 FSDP2 (`fully_shard`): Zhao et al. 2023, https://arxiv.org/abs/2304.11277; Rajbhandari et al. 2020 (ZeRO-3),
 https://arxiv.org/abs/1910.02054. Each block gathers its weights for its forward and its backward pass and keeps a part
 of them otherwise; gradients are summed and divided by the same step. `train.shard=false` keeps whole copies instead
-and sums gradients after the backward pass. Recomputation: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
+and sums gradients after the backward pass.
 """
-import functools
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from meristem.objectives.base import Objective
 from meristem.train.mesh import World
+from meristem.train.trainer import blocks
 
 BUCKET = 1 << 25                        # numbers that are summed in one message
-
-
-def blocks(module: nn.Module) -> list[nn.Module]:
-    """The repeated parts of a model: the members of its ModuleLists."""
-    return [block for child in module.modules() if isinstance(child, nn.ModuleList) for block in child]
 
 
 def shard(objective: Objective, world: World, apart: Sequence[nn.Module] = ()) -> None:
@@ -39,12 +33,6 @@ def shard(objective: Objective, world: World, apart: Sequence[nn.Module] = ()) -
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)             # sums: the loss is divided by the global weight already
             module.set_force_sum_reduction_for_comms(True)     # gloo knows no premultiplied sum
-
-
-def recompute(objective: Objective) -> None:
-    """Keep the inputs of each block only, and compute it again in the backward pass: a third more work, same bits."""
-    for block in blocks(objective.model):
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def add_up(params: Sequence[nn.Parameter], group: dist.ProcessGroup) -> None:

@@ -7,6 +7,7 @@ have drawn and nothing about generators needs saving. The loss of a step is the 
 by the count of trained targets in all of them, so micro-batching never changes what is minimised. A step that the guard
 refuses changes nothing; when the weights are bad already, `fit` goes back to a checkpoint and round the guilty batches.
 """
+import functools
 import math
 import signal
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from meristem.core.errors import MachineError
 from meristem.core.faults import point
@@ -54,6 +56,7 @@ class Trainer:
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.facts: Facts = {}                                 # of the last step
         self.saved = time.monotonic()
+        self.began, self.own = time.perf_counter(), 0.0        # of a step; and its seconds until it waits for others
         self.aside = {"saving": 0.0, "watching": 0.0}          # seconds of this process spent between steps, by cause
 
     def fit(self) -> Facts:
@@ -66,13 +69,15 @@ class Trainer:
             self.save()                                        # a blow-up in the first minute has somewhere to go back
         with stop_asked() as asked:
             while self.step < self.config.steps:
-                start = time.perf_counter()
+                start = self.began = time.perf_counter()
                 facts = self.update(self.source(self.detours.place(self.step)))
                 self.step += 1
                 elapsed = time.perf_counter() - start
                 self.tokens += facts["targets"]
                 self.seconds += elapsed
                 self.facts = facts
+                if self.processes.world.mesh.world > 1:
+                    facts["own_seconds"] = self.own
                 facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
                 with self.aside_for("watching"):
                     for hook in self.hooks:
@@ -99,6 +104,7 @@ class Trainer:
         point("step.begin")
         with torch.no_grad():
             micro = [self.processes.mine(self.objective.prepare(batch)) for batch in micro]
+            self.own = time.perf_counter() - self.began
             total, = self.processes.sum(sum(float(self.objective.weight(batch)) for batch in micro))
         self.processes.seed(self.seed, self.step)
         share = total if 0 < total < math.inf else 1.0         # nothing to train on, or a NaN: the step will be skipped
@@ -224,3 +230,17 @@ def compile_regions(objective: Objective) -> None:
         if isinstance(module, RMSNorm | LayerNorm) and module not in inside:
             module.compile(dynamic=False)                      # the last norm alone took 12 % of a step uncompiled
     objective.score = torch.compile(objective.score, dynamic=False)        # type: ignore[method-assign]
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a model: the members of its ModuleLists."""
+    return [block for child in module.modules() if isinstance(child, nn.ModuleList) for block in child]
+
+
+def recompute_blocks(objective: Objective) -> None:
+    """Keep the inputs of each block only, and compute it again in the backward pass: a third more work, the same bits.
+
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174.
+    """
+    for block in blocks(objective.model):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

@@ -15,8 +15,8 @@ from meristem.core.run import Train
 from meristem.data.loader import batch_of
 from meristem.objectives.base import make
 from meristem.train.checkpoint import Checkpoints
-from meristem.train.many import refuse_uneven, spread
-from meristem.train.mesh import join
+from meristem.train.many import spread
+from meristem.train.mesh import join, refuse_uneven
 from meristem.train.processes import Elsewhere, One
 from meristem.train.trainer import Trainer
 from tests.train.processes import spawned
