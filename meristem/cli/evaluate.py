@@ -12,7 +12,8 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder or run folder; a run folder keeps the scores in evals/.",
                                           show_default=False)],
     corpus: Annotated[Path, typer.Option(help="The corpus whose test split is used.", show_default=False)],
-    tasks: Annotated[str, typer.Option(help="Comma-separated (see: meristem list tasks); none = all.",
+    tasks: Annotated[str, typer.Option(help="Comma-separated (see: meristem list tasks), NAME=FILE for one that "
+                                            "reads a file; none = all that need the corpus alone.",
                                        show_default=False)] = "",
     against: Annotated[Path | None, typer.Option(help="Another model for a paired test.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(help="At most so many items a task; 0 = all.")] = 0,
@@ -28,15 +29,15 @@ def evaluate(
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (unknown tasks get the nearest name).
     """
-    from meristem.core import registry
     from meristem.core.config import to_dict
     from meristem.corpus.labelled import is_labelled, labelled
     from meristem.corpus.store import Corpus
     from meristem.evals.run import evaluate as judge
+    from meristem.evals.run import task_of
     from meristem.evals.subject import Subject
-    names = [t.strip() for t in tasks.split(",") if t.strip()] or registry.names("evals.tasks")
+    names = [t.strip() for t in tasks.split(",") if t.strip()]
     for name in names:
-        registry.load("evals.tasks", name)                     # all names are checked before anything is computed
+        task_of(name)                                          # all names are checked before anything is computed
     for folder in filter(None, (model, against)):
         model_folder(folder)
     corpus = corpus.expanduser()

@@ -17,6 +17,7 @@ from meristem.core.random import seed_of
 from meristem.core.types import Batch
 from meristem.corpus.store import Corpus
 from meristem.data.loader import Order, batch_of
+from meristem.data.problems import problems
 
 Pair = tuple[np.ndarray, np.ndarray]              # the tokens of a prompt and of its answer
 LONGEST_PROMPT, LONGEST_ANSWER = 1200, 400        # characters
@@ -66,7 +67,13 @@ def answers(corpus: Corpus, split: str) -> list[Example]:
             for d in corpus.documents(split) if "shots" in d.fields]
 
 
-ENTRIES = {"function_bodies": function_bodies, "answers": answers}
+def documented_functions(corpus: Corpus, split: str) -> list[Example]:
+    """The corpus's `function_bodies`, and the made-up functions of the same split (`data.problems`), each once."""
+    made = [Example(p.prompt, p.answer, p.name) for p in problems(split)]
+    return [*function_bodies(corpus, split), *made]
+
+
+ENTRIES = {"function_bodies": function_bodies, "answers": answers, "documented_functions": documented_functions}
 
 
 def _parse(source: str) -> list[ast.stmt]:

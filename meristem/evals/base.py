@@ -7,6 +7,7 @@ docs/scores.md.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -191,6 +192,15 @@ class FewShot(Protocol):
 
         An id is that of a training document, or `#n` for the n-th worked example in the item's own document.
         """
+        ...
+
+
+@runtime_checkable
+class FromFile(Protocol):
+    """A task whose questions stand in a file of the user's: `--tasks NAME=FILE`."""
+
+    def reading(self, file: Path) -> Task:
+        """The same task with that file's questions."""
         ...
 
 

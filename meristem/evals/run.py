@@ -28,6 +28,7 @@ from meristem.evals.base import (
     Baseline,
     Contamination,
     FewShot,
+    FromFile,
     Item,
     Metric,
     Outcome,
@@ -73,13 +74,13 @@ class Asked:
 def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, seed: int = 0, limit: int = 0,
              against: Subject | None = None, shots: int = 0, fresh: bool = False,
              progress: Progress = SILENT) -> list[Score]:
-    """Certificates of `subject` on `tasks` (all when empty), at most `limit` items each (0: each task's own count).
+    """Certificates of `subject` on `tasks` (`usual()` when empty), at most `limit` items each (0: the task's count).
 
     `against` is asked the same items for the paired tests; `shots` worked examples come before each question. `fresh`
     asks again what is already on file. A task without items in this corpus's test split is left out with a warning.
     RequestError names the nearest task to an unknown one, and a task that takes no shots.
     """
-    found = [registry.load(KIND, name).TASK for name in (tasks or registry.names(KIND))]
+    found = [task_of(name) for name in (tasks or usual())]
     if shots < 0:
         raise RequestError(f"{shots} worked examples cannot be shown; give 0 or more")
     if shots:
@@ -102,6 +103,7 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
             continue
         ids: list[str] = []
         if shots:
+            assert isinstance(task, FewShot)                   # the others were refused above
             items, ids = task.with_shots(corpus, items, shots, seed)
         named = prompt_hash(task, items)
         overlaps = index.check([item.prompt + item.answer for item in items])
@@ -115,6 +117,22 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
             _write(subject.folder, subject, asked, outcome, seconds, certificates)
         scores += certificates
     return scores
+
+
+def usual() -> list[str]:
+    """The tasks that are asked when none is named: those that need nothing but the corpus."""
+    return [name for name in registry.names(KIND) if not vars(registry.load(KIND, name)).get("ON_REQUEST")]
+
+
+def task_of(word: str) -> Task:
+    """A task by its name, or `name=FILE` for one that reads a file; RequestError names the nearest."""
+    name, equals, file = word.partition("=")
+    task = registry.load(KIND, name).TASK
+    if not equals:
+        return task
+    if not isinstance(task, FromFile):
+        raise RequestError(f"{name} reads no file: leave out ={file}")
+    return task.reading(Path(file).expanduser())
 
 
 def read(folder: Path) -> list[Score]:

@@ -8,10 +8,11 @@ import pytest
 
 from meristem.codecs import char
 from meristem.core.progress import SILENT
-from meristem.core.registry import load, names
+from meristem.core.registry import load
 from meristem.corpus import toy
 from meristem.evals.base import Item, measure
 from meristem.evals.ngram import KneserNey
+from meristem.evals.run import usual
 from meristem.evals.subject import NGram
 from meristem.evals.tasks import bits_per_byte, function_bodies, parses_as_python
 
@@ -53,7 +54,7 @@ def ngram(corpus):
 
 def test_every_task_is_whole(corpus, ngram, tmp_path):
     source = corpus
-    for name in names("evals.tasks"):
+    for name in usual():
         task = load("evals.tasks", name).TASK
         corpus = toy.make("mapping", tmp_path / "toy", {"documents": 80}) if name == "exact_answer" else source
         items = task.items(corpus, ngram.codec, task.count, 0)
@@ -104,6 +105,15 @@ def test_what_passes_as_python(completion, passed):
     assert parses_as_python.passes("def f():\n    return 1\n", completion) is passed
 
 
+@pytest.mark.parametrize(("completion", "valid"), [
+    ("x = 1\n", True), ("x = (1,\n", True), ("def g():\n", True), ('x = """open\nmore\n', True),
+    ("try:\n    x\n", True),
+    ("x = (1\ny = 2\n", False), ("x = (1]\n", False), ("x = 'open\n", False), ("  x = 1\n", False),
+    ("x = = 1\n", False), ("", False), ("# a comment\n", False), ("x = (\0\n", False)])
+def test_what_is_valid_so_far(completion, valid):
+    assert parses_as_python.passes("def f():\n    return 1\n\n\n", completion, unfinished=True) is valid
+
+
 def test_the_last_line_is_dropped_unless_the_document_ended(ngram):
     ids = ngram.codec.encode("x = 1\nwid")
     assert parses_as_python.finished(ngram.codec, ids) == "x = 1\n"
@@ -113,7 +123,8 @@ def test_the_last_line_is_dropped_unless_the_document_ended(ngram):
 def test_the_human_continuation_is_the_ceiling(ngram):
     whole = Item("d", "import os\n", "x = 1\n", ends=True)
     cut = Item("d", "import os\n", "def area(width):\n" + "    # " + "a" * 300, ends=False)
-    assert parses_as_python.TASK.ceiling([whole, cut], ngram.codec)["parses_as_python"].value == 0.5
+    ceiling = parses_as_python.TASK.ceiling([whole, cut], ngram.codec)
+    assert ceiling["parses_as_python"].value == 0.5 and ceiling["valid_so_far"].value == 1.0
 
 
 @pytest.mark.parametrize(("output", "exact", "first"), [
