@@ -13,6 +13,8 @@ those of the test split and runs the answers. A source with known answers, for m
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from operator import gt, lt
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,26 @@ def write(whole: Whole) -> Problem:
                    "\n".join(["def check(candidate):", *checks, "", f"check({function})", ""]))
 
 
+def divides(n: int, x: int) -> bool:
+    """Whether x is a multiple of n."""
+    return x % n == 0
+
+
+def longer(n: int, word: str) -> bool:
+    """Whether a word has more than n letters."""
+    return len(word) > n
+
+
+def shorter(n: int, word: str) -> bool:
+    """Whether a word has fewer than n letters."""
+    return len(word) < n
+
+
+def has(place: int, letter: str, word: str) -> bool:
+    """Whether a letter stands at a place of a word."""
+    return word[place] == letter
+
+
 def on_numbers() -> Iterator[Whole]:
     """Some of the numbers of a list, changed, and gathered."""
     keep = [Part("all", "numbers", "", lambda x: True),
@@ -99,9 +121,9 @@ def on_numbers() -> Iterator[Whole]:
             Part("positive", "positive numbers", "x > 0", lambda x: x > 0),
             Part("negative", "negative numbers", "x < 0", lambda x: x < 0)]
     for n in range(2, 8):
-        keep += [Part(f"above-{n}", f"numbers greater than {n}", f"x > {n}", lambda x, n=n: x > n),
-                 Part(f"below-{n}", f"numbers less than {n}", f"x < {n}", lambda x, n=n: x < n)]
-    keep += [Part(f"by-{n}", f"numbers divisible by {n}", f"x % {n} == 0", lambda x, n=n: x % n == 0)
+        keep += [Part(f"above-{n}", f"numbers greater than {n}", f"x > {n}", partial(lt, n)),
+                 Part(f"below-{n}", f"numbers less than {n}", f"x < {n}", partial(gt, n))]
+    keep += [Part(f"by-{n}", f"numbers divisible by {n}", f"x % {n} == 0", partial(divides, n))
              for n in (3, 4, 5)]
     change = [Part("same", "", "x", lambda x: x), Part("square", "squares of the ", "x * x", lambda x: x * x),
               Part("cube", "cubes of the ", "x ** 3", lambda x: x**3),
@@ -128,12 +150,12 @@ def on_words() -> Iterator[Whole]:
     """Some of the words of a text, changed, and gathered."""
     keep = [Part("all", "words of the text", "", lambda w: True)]
     keep += [Part(f"longer-{n}", f"words of the text with more than {n} letters", f"len(w) > {n}",
-                  lambda w, n=n: len(w) > n) for n in (2, 3, 4, 5)]
+                  partial(longer, n)) for n in (2, 3, 4, 5)]
     keep += [Part(f"shorter-{n}", f"words of the text with fewer than {n} letters", f"len(w) < {n}",
-                  lambda w, n=n: len(w) < n) for n in (3, 4, 5)]
+                  partial(shorter, n)) for n in (3, 4, 5)]
     keep += [Part(f"{how}-{letter}", f"words of the text that {how} with {letter!r}", f"w.{how}swith({letter!r})",
-                  lambda w, how=how, letter=letter: (w[0] if how == "start" else w[-1]) == letter)
-             for how in ("start", "end") for letter in "aenrst"]
+                  partial(has, place, letter))
+             for how, place in (("start", 0), ("end", -1)) for letter in "aenrst"]
     change = [Part("same", "", "w", lambda w: w), Part("upper", "upper-case ", "w.upper()", str.upper),
               Part("reversed", "reversed ", "w[::-1]", lambda w: w[::-1]),
               Part("first", "first letters of the ", "w[0]", lambda w: w[0]),

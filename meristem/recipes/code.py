@@ -8,9 +8,9 @@ Times are process minutes of one thread. docs/code.md walks through them; docs/r
 from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
 
-# 1.24 M parameters, 7.2 M tokens. Normalised queries and keys: under Muon 2.917 instead of 3.148 nats (docs/log.md).
+# 1.24 M parameters, 5.1 M tokens. Normalised queries and keys: under Muon 2.917 instead of 3.148 nats (docs/log.md).
 SHAPE = Part("llama", {"dim": 128, "layers": 4, "heads": 4, "groups": 2, "hidden": 320, "tied": True, "qk_norm": True})
-BUDGET = Train(steps=1400, batch=20, context=256, optimizer="muon", lr=0.015, warmup=60, schedule="wsd", decay=0.6,
+BUDGET = Train(steps=1000, batch=20, context=256, optimizer="muon", lr=0.015, warmup=60, schedule="wsd", decay=0.6,
                floor=0.02, validate_every=300)
 
 
