@@ -43,12 +43,16 @@ def parse_edits(words: Iterable[str]) -> dict[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """A Python literal where the text is one (`1e-3`, `true`, `[1, 2]`), else the text itself."""
+    """A Python or JSON literal where the text is one (`1e-3`, `[1, 2]`, `{"a": true}`), else the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    try:
+        return json.loads(text) if text[:1] in ("[", "{") else text
+    except (ValueError, RecursionError):
         return text
 
 

@@ -62,8 +62,9 @@ def test_rows_of_a_table_are_checked_one_by_one(tmp_path):
     run = from_dict(Run, read_file(path))
     assert run.train.groups == (Group("embed", lr=0.1), Group("norm", freeze=True))
     assert from_dict(Run, json.loads(json.dumps(to_dict(run)))) == run
-    word = 'train.groups=[{"match": "embed", "lr": 0.1}]'
-    assert edit(Run("x"), parse_edits([word])).train.groups == run.train.groups[:1]
+    word = 'train.groups=[{"match": "embed", "lr": 0.1}, {"match": "norm", "freeze": true}]'
+    assert edit(Run("x"), parse_edits([word])).train.groups == run.train.groups
+    assert parse_edits(["name=[a", "data.corpus={}"]) == {"name": "[a", "data.corpus": {}}
     for tree, words in (([{"match": "a", "lrr": 1}, {}], ("groups.0.lrr", "did you mean lr", "groups.1.match")),
                         ([3], ("groups.0: expected fields of Group, found 3",)), ("a", ("train.groups",))):
         for make in (lambda t=tree: from_dict(Run, {"name": "x", "train": {"groups": t}}),
