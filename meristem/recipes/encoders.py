@@ -20,7 +20,7 @@ def bert() -> Run:
         model=Part("bert", {**SHAPE, "head": "pretraining"}),
         objective=Part("next_sentence", {"static": 10}),
         data=Data(codec=WORDS, examples="sentence_pairs"),
-        train=Train(steps=1500, batch=64, context=64, lr=1e-3, warmup=100, validate_every=500))
+        train=Train(steps=6000, batch=16, context=64, lr=2e-3, warmup=200, validate_every=1000))
 
 
 def roberta() -> Run:
@@ -35,7 +35,7 @@ def roberta() -> Run:
         model=Part("bert", {**SHAPE, "kind": "roberta", "head": "lm"}),
         objective=Part("masked", {}),
         data=Data(codec=WORDS, examples="full_sentences"),
-        train=Train(steps=1500, batch=64, context=64, lr=2e-3, warmup=100, validate_every=500))
+        train=Train(steps=3000, batch=32, context=64, lr=2e-3, warmup=100, validate_every=500))
 
 
 def classify() -> Run:
@@ -64,4 +64,4 @@ def distilbert() -> Run:
         model=Part("bert", {**SHAPE, "layers": 2, "kind": "distilbert", "head": "lm"}),
         objective=Part("distillation", {"inner": "masked", "temperature": 2.0, "alpha": 5 / 7, "cosine": 1 / 7}),
         data=Data(codec=WORDS, examples="full_sentences"),
-        train=Train(steps=1500, batch=64, context=64, lr=1e-3, warmup=100, validate_every=500))
+        train=Train(steps=3000, batch=32, context=64, lr=2e-3, warmup=100, validate_every=500))

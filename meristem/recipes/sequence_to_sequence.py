@@ -46,4 +46,4 @@ def text_to_text() -> Run:
         model=Part("t5", {"dim": 128, "layers": 3, "heads": 4, "head_dim": 32, "hidden": 352, **SHAPE}),
         objective=Part("seq2seq"),
         data=Data(codec=Part("char"), examples="pairs"),
-        train=Train(steps=1000, batch=16, context=256, optimizer="muon", lr=1e-2, warmup=20, validate_every=250))
+        train=Train(steps=1600, batch=16, context=128, optimizer="muon", lr=5e-3, warmup=20, validate_every=400))
