@@ -15,6 +15,10 @@ Edits = Annotated[list[str] | None, typer.Argument(
     metavar="FIELD=VALUE", help="Any field of the run: model.layers=8 train.lr=1e-3.", show_default=False)]
 Drift = Annotated[bool, typer.Option("--allow-drift", help="Go on although machine, threads or versions changed.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start at the first step; discard what the run folder holds.")]
+MeshText = Annotated[str, typer.Option("--mesh", help="Processes and what they divide: dp=64,tp=8,pp=4 (the field "
+                                                      "train.mesh).", show_default=False)]
+DeviceName = Annotated[str, typer.Option(help="An accelerator: h100-sxm, a100-sxm-80gb, tpu-v4, ...",
+                                         show_default=False)]
 
 
 def pretrain(
@@ -28,6 +32,11 @@ def pretrain(
     allow_drift: Drift = False,
     check: Annotated[bool, typer.Option("--check", help="Look at disk, tokenizer, first loss, a checkpoint and one "
                                                         "batch, then stop.")] = False,
+    mesh: MeshText = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print placement, memory, step time and cost on a mesh of "
+                                                            "--device, then stop; no device is needed.")] = False,
+    device: DeviceName = "",
+    price: Annotated[float, typer.Option(help="--dry-run: dollars a device-hour.", show_default=False)] = 0.0,
 ) -> Answer:
     """Train a model from scratch; run the same command again and it goes on from the newest good checkpoint.
 
@@ -35,14 +44,34 @@ def pretrain(
     checkpoints, and model/ in the Hugging Face layout. A folder that holds another run is refused.
 
     Example: meristem pretrain llama data.corpus=runs/corpus train.steps=2000 --out runs/llama
+             meristem pretrain llama --mesh dp=64,tp=2 --dry-run --device h100-sxm            (what it would take)
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (every mistake at once, with the nearest name);
     3 every checkpoint is damaged; 130 or 143 stopped by Ctrl-C or SIGTERM, and saved.
     """
-    run, folder = requested(recipe, edits or [], out, source)
+    run, folder = requested(recipe, meshed(edits, mesh), out, source)
     if run.adapt or run.base:
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
+    if dry_run:
+        return rehearse(run, device, price)
     return examine(run, folder) if check else execute(run, folder, fresh, allow_drift, source)
+
+
+def meshed(edits: list[str] | None, mesh: str) -> list[str]:
+    """The edits with the mesh of --mesh."""
+    return [*(edits or []), *([f"train.mesh={mesh}"] if mesh else [])]
+
+
+def rehearse(run: "Run", device: str, price: float) -> Answer:
+    """What the run would take on a mesh of devices; RequestError without a device names the known ones."""
+    from dataclasses import asdict
+
+    from meristem.plan.devices import DEVICES
+    from meristem.train.placement import place
+    if not device:
+        raise RequestError(f"on which device? --device one of {', '.join(DEVICES)}")
+    found = place(run, device, price=price)
+    return Answer(asdict(found), "\n".join(found.explain()))
 
 
 def examine(run: "Run", folder: Path) -> Answer:
