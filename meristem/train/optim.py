@@ -199,8 +199,8 @@ def schedule(config: Train, step: int) -> float:
     if config.optimizer == "schedule_free":
         return 1.0
     if config.schedule == "wsd":
-        start = config.steps - max(1, round(config.decay * config.steps))
-        fall = max(0.0, (step + 1 - start) / (config.steps - start))
+        start = max(config.warmup, config.steps - max(1, round(config.decay * config.steps)))
+        fall = max(0.0, (step + 1 - start) / max(1, config.steps - start))
         return 1 - (1 - config.floor) * fall
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done))

@@ -130,6 +130,19 @@ def test_schedules_rise_hold_and_fall():
     assert set(wsd[10:80]) == {1.0} and wsd[-1] == 0 and wsd[80] == pytest.approx(0.95)
 
 
+def test_cosine_is_torchs_and_a_long_fall_begins_where_the_rise_ends():
+    config = Train(steps=60, warmup=12, floor=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=48, eta_min=0.1)
+    for step in range(12, 60):
+        assert schedule(config, step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        oracle.step()
+    long = [schedule(Train(steps=60, warmup=12, floor=0.0, schedule="wsd", decay=1.0), s) for s in range(60)]
+    assert long[11] == 1 and long[12:] == pytest.approx([1 - (n + 1) / 48 for n in range(48)]), "a cliff"
+    assert schedule(Train(steps=5, warmup=9, schedule="wsd"), 4) == 5 / 9
+
+
 def test_nothing_to_train_is_said():
     with pytest.raises(ValueError, match="no parameter is trainable"):
         Optimizer(small().requires_grad_(False), Train())
