@@ -3,7 +3,7 @@
     python -m benchmarks.experts --out runs/experts
 
 Recipes `mixtral` and `dense`: the same body, eight experts of width 192 of which a token meets two, or one network of
-384. The router's 0.3 % more FLOPs are given to the dense one as steps. Each is trained with Muon at three rates with
+384. The router's 0.3 % more FLOPs are given to the dense one as steps. Each is trained with Muon at two rates with
 the first seed, then with the other seeds at its best rate. After training every expert's share of the choices on the
 validation split is counted: one without any is dead. The same call goes on where it was; the table is
 benchmarks/results/experts.json.
@@ -29,7 +29,7 @@ from meristem.plan.cost import Cost, on_meta
 from meristem.recipes import recipes
 from meristem.train.run import codec_of, pretrain
 
-RATES = (5e-3, 1e-2, 2e-2)
+RATES = (5e-3, 1e-2)
 JUDGED = 1 << 16                        # tokens of the validation split by which loads are counted
 
 

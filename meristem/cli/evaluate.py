@@ -6,6 +6,7 @@ import typer
 
 from meristem.cli.common import Answer, model_folder, table
 from meristem.cli.display import shown
+from meristem.core.errors import RequestError
 
 
 def evaluate(
@@ -18,6 +19,8 @@ def evaluate(
     against: Annotated[Path | None, typer.Option(help="Another model for a paired test.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(help="At most so many items a task; 0 = all.")] = 0,
     shots: Annotated[int, typer.Option(help="Worked examples before each question, for tasks that take them.")] = 0,
+    stretch: Annotated[str, typer.Option(help="Read beyond the context by scaled rotary positions: yarn:4, dynamic:2, "
+                                         "linear:4, llama3:4.", show_default=False)] = "",
     seed: Annotated[int, typer.Option(help="Names the items drawn and the sampling.")] = 0,
 ) -> Answer:
     """Score certificates: each value with n, a 95 % interval, its baseline, and evidence about contamination.
@@ -42,7 +45,7 @@ def evaluate(
         model_folder(folder)
     corpus = corpus.expanduser()
     source = labelled(corpus) if is_labelled(corpus) else Corpus.open(corpus)
-    subject = Subject.open(model, "model")
+    subject = Subject.open(model, "model", _stretch(stretch))
     other = Subject.open(against, str(against)) if against else None
     with shown("evaluate") as progress:
         scores = judge(subject, source, names, seed=seed, limit=limit, against=other, shots=shots,
@@ -53,3 +56,12 @@ def evaluate(
                      str(s.n), f"{s.baseline.value:.4g} ({s.baseline.what})" if s.baseline else "-",
                      f"{s.paired.difference:+.4g} (p {s.paired.p:.2g})" if s.paired else "-"))
     return Answer({"model": str(model), "scores": [to_dict(s) for s in scores]}, table(rows))
+
+
+def _stretch(text: str) -> tuple[str, float] | None:
+    """'yarn:4' -> ("yarn", 4.0)."""
+    kind, _, factor = text.partition(":")
+    try:
+        return (kind, float(factor)) if text else None
+    except ValueError:
+        raise RequestError(f"--stretch {text!r} is not a kind and a factor; write yarn:4") from None

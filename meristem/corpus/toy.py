@@ -45,7 +45,7 @@ class Mapping:
     documents: int = 6000               # of the training split; a tenth of it for each of the others
     seed: int = 0
     keys: int = 8
-    labels: int = 4
+    labels: int = 10
     shots: int = 32                     # lines of a document
 
     def __post_init__(self) -> None:

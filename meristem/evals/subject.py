@@ -13,6 +13,7 @@ import numpy as np
 
 from meristem.codecs.base import Codec, begin
 from meristem.core.errors import RequestError
+from meristem.core.files import digest_bytes
 from meristem.evals.base import Pair
 from meristem.evals.ngram import KneserNey
 
@@ -35,15 +36,21 @@ class Subject:
     folder: Path | None = None
 
     @classmethod
-    def open(cls, folder: Path, name: str = "") -> "Subject":
-        """The model of a run folder (results are kept in its `evals/`) or of a bare model folder (none are kept)."""
+    def open(cls, folder: Path, name: str = "", stretch: tuple[str, float] | None = None) -> "Subject":
+        """The model of a run folder (results are kept in its `evals/`) or of a bare model folder (none are kept).
+
+        `stretch` = ("yarn", 4.0): the model reads so many times its context by that scaling; none are kept either.
+        """
         from meristem.hub import hf
         loaded = hf.load(folder)
+        identity = hf.identity(loaded.family, loaded.module)
+        if stretch:
+            loaded, identity = hf.stretched(loaded, *stretch), digest_bytes(identity, *map(str, stretch))
         if loaded.codec is None:
             raise RequestError(f"{loaded.folder} has no tokenizer.json, so no text can be put to it")
         run = loaded.folder.parent if (loaded.folder.parent / "recipe.json").is_file() else None
-        return cls(loaded.module, loaded.codec, hf.identity(loaded.family, loaded.module), loaded.config.context,
-                   name or (run or loaded.folder).name, run)
+        return cls(loaded.module, loaded.codec, identity, loaded.config.context,
+                   name or (run or loaded.folder).name, None if stretch else run)
 
     def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
         """Natural log p of each answer token."""

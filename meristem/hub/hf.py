@@ -10,7 +10,7 @@ by asking each file of `models/` whether its HF_CONFIG knows the architecture th
 folder carries is run.
 """
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from meristem.core import registry
-from meristem.core.config import from_dict
+from meristem.core.config import from_dict, to_dict
 from meristem.core.errors import RequestError, nearest
 from meristem.core.files import committed, read_json, write_json
 from meristem.hub.cache import locate
@@ -89,6 +89,23 @@ def load(folder: str | Path, near: Path | None = None) -> Loaded:
         raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, "
                            f"the model's embedding only {config.vocab}")
     return Loaded(family, config, module.eval(), codec, where, _chat(where), _ends(where))
+
+
+def stretched(loaded: Loaded, kind: str, factor: float) -> Loaded:
+    """The same weights, told to read `factor` times their context: rotary positions scaled from it on (nn.position).
+
+    RequestError for a kind of scaling that there is not, a family without one, or a model that has one already.
+    """
+    entry, old = registry.load("models", loaded.family), to_dict(loaded.config)
+    if "scaling" not in old:
+        raise RequestError(f"a {loaded.family} has no rotary positions to scale; a llama, mixtral or llama4 has")
+    if old["scaling"]["kind"] != "default":
+        raise RequestError(f"this model's positions are scaled already ({old['scaling']['kind']})")
+    config = from_dict(entry.Config, {**old, "context": int(factor * old["context"]),
+                                      "scaling": {"kind": kind, "factor": factor, "original": old["context"]}})
+    module = entry.Model(config)
+    module.load_state_dict(loaded.module.state_dict())
+    return replace(loaded, config=config, module=module.eval())
 
 
 def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:

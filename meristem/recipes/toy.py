@@ -15,9 +15,9 @@ def mapping() -> Run:
     """
     return Run(
         name="mapping",
-        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128}),
+        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128, "qk_norm": True}),
         data=Data(codec=Part("char"), examples="answers"),
-        train=Train(steps=600, batch=32, context=96, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
+        train=Train(steps=300, batch=32, context=96, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
 
 
 def needle() -> Run:
@@ -28,6 +28,6 @@ def needle() -> Run:
     """
     return Run(
         name="needle",
-        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128}),
+        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128, "qk_norm": True}),
         data=Data(codec=Part("char"), examples="answers"),
-        train=Train(steps=1000, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
+        train=Train(steps=500, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))

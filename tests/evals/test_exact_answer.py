@@ -46,11 +46,11 @@ def copier(corpus, tmp_path):
 
 
 def test_the_score_of_one_who_copies_rises_as_the_ground_truth_says(corpus, copier):
-    """p(key among k shots) = 1 - (7/8)^k; the rest is a guess among 4 labels."""
+    """p(key among k shots) = 1 - (7/8)^k; the rest is a guess among 10 labels."""
     for shots in (0, 4, 23):
         [score] = run.evaluate(copier, corpus, ["exact_answer"], shots=shots)
         seen = 1 - (7 / 8) ** shots
-        expected = seen + (1 - seen) / 4
+        expected = seen + (1 - seen) / 10
         assert score.n == 100 and score.value == pytest.approx(expected, abs=0.15)
         assert score.baseline.value == pytest.approx(score.value, abs=0.15) and score.cut == 0
         assert score.shots == [f"#{n}" for n in range(shots)]
