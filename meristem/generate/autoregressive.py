@@ -26,8 +26,8 @@ from meristem.generate.base import (
     check,
     controls_of,
     evaluating,
+    judged,
     likeliest,
-    normaliser,
     prefill,
     steered,
 )
@@ -74,9 +74,10 @@ def _decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling
     at = torch.tensor([len(p) for p in prompts])               # the position of each row's next token
     cache, logits = prefill(module, prompts, sampling.length, source)
     for place in range(sampling.length):
-        total = normaliser(logits)
+        total, best = judged(logits)
         allowed, dead = steered(logits, controls)
-        new = pick(allowed, uniform(keys[rows], place), sampling)
+        plain = sampling.temperature == 0 and allowed is logits
+        new = best if plain else pick(allowed, uniform(keys[rows], place), sampling)
         logp = logits.gather(1, new[:, None])[:, 0] - total
         top = likeliest(logits, total, sampling.top_logprobs) if sampling.top_logprobs else None
         going = []

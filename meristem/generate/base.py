@@ -5,6 +5,7 @@ selects and may repeat rows; `module.features(tokens, positions=, cache=)`; `mod
 `module(tokens, positions=, cache=)`, the head of the features; and `module.config` with `context` and `vocab`. An
 encoder-decoder has `module.encode(source, segments)`, too, and takes its output in place of the batch (`Source`).
 """
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from meristem.core.errors import MachineError, RequestError
 from meristem.generate.sampling import BANNED, Penalties, Sampling
+from meristem.nn import kernel
 
 PASS_TOKENS = 16_384                    # tokens of prompts read in one pass, padding included
 NEAR = 0.75                             # rows of at least this share of a pass's longest row join it
@@ -103,11 +105,16 @@ def steered(logits: Float[Tensor, "B V"],
 
 def normaliser(logits: Float[Tensor, "*B V"]) -> Float[Tensor, "*B"]:
     """log of the sum of exp(logits); MachineError when damaged weights made numbers that are not finite."""
-    total = logits.logsumexp(-1)
-    if not bool(total.isfinite().all()):
+    return judged(logits.reshape(-1, logits.shape[-1]))[0].view(logits.shape[:-1])
+
+
+def judged(logits: Float[Tensor, "B V"]) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
+    """`normaliser` and the likeliest token of each row."""
+    total, best = kernel.judge(logits)
+    if not all(map(math.isfinite, total.tolist())):
         raise MachineError("the model's logits are not finite numbers; its weights are damaged or it diverged in "
                            "training: use an older checkpoint")
-    return total
+    return total, best
 
 
 def likeliest(logits: Float[Tensor, "B V"], total: Float[Tensor, "B"], count: int) -> list[list[tuple[int, float]]]:

@@ -127,11 +127,12 @@ class Model(Fusible):
                  cache: list[Cache] | None = None,
                  segments: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
         """The last layer's normalised output, before the head; see `nn.attention` for `positions` and `segments`."""
-        at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
-        rope = rotary(at, self.config.head_dim, self.config.theta, self.config.scaling)
-        x = self.embed(tokens)
+        c, x = self.config, self.embed(tokens)
         if cache and positions is not None and self.native is not None and self.native.fits(x, cache):
-            return self.native(x, rope, positions, cache)      # the same in one call, while generating
+            return self.native(x, lambda at: rotary(at, c.head_dim, c.theta, c.scaling), positions, cache,
+                               fixed=c.scaling.kind != "dynamic")              # the same in one call, while generating
+        at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        rope = rotary(at, c.head_dim, c.theta, c.scaling)
         for i, block in enumerate(self.blocks):
             x = block(x, rope, positions, cache[i] if cache else None, segments)
         return self.norm(x)

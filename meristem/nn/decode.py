@@ -9,7 +9,7 @@ places, so they differ by the order of sums: tests/nn/test_decode.py bounds it. 
 bf16 model with fp32 master weights is cast once at the start of each.
 """
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +64,7 @@ class Step:
         assert isinstance(attn, Attention) and isinstance(mlp, GatedMLP)
         self.dtype = dtype
         self.kept: list[object] = []                           # what the pointers point into
+        self.angles: Tensor | None = None                      # [2, slots, F]
         self.layers = (Layer * len(blocks))()
         for layer, block in zip(self.layers, blocks, strict=True):
             self._fill(layer, block)
@@ -98,22 +99,33 @@ class Step:
                 and all(type(c) is Cache and c.k.dtype == self.dtype and c.k.is_contiguous() and c.v.is_contiguous()
                         and c.k.device.type == "cpu" for c in cache))
 
-    def __call__(self, x: Float[Tensor, "B T D"], rope: Float[Tensor, "2 B T F"], positions: Int[Tensor, "B T"],
-                 cache: Sequence[Cache]) -> Float[Tensor, "B T D"]:
-        """What the blocks and the norm make of embeddings `x`; keys and values go into the caches at `positions`."""
+    def __call__(self, x: Float[Tensor, "B T D"], rope: Callable[[Tensor], Tensor], positions: Int[Tensor, "B T"],
+                 cache: Sequence[Cache], fixed: bool = True) -> Float[Tensor, "B T D"]:
+        """What the blocks and the norm make of embeddings `x`; keys and values go into the caches at `positions`.
+
+        `rope(positions)` gives their angles [2, B, T, F]; `fixed` ones, which depend on nothing but the position, are
+        computed once for all slots. IndexError for a position without a slot.
+        """
         lib = kernel.library()
         batch, each, _ = x.shape
         slots = cache[0].k.shape[2]
-        assert lib is not None and len(cache) == len(self.layers) and int(positions.min()) >= 0
-        if int(positions.max()) >= slots:
-            raise IndexError(f"position {int(positions.max())} is beyond the cache's {slots} slots")
-        positions, rope = positions.contiguous(), rope.expand(2, batch, each, -1).contiguous()
+        assert lib is not None and len(cache) == len(self.layers)
+        positions = positions.contiguous()
+        if not fixed:
+            angles, places = rope(positions).expand(2, batch, each, -1).flatten(1, 2), torch.arange(batch * each)
+        else:
+            if self.angles is None or self.angles.shape[1] < slots:
+                self.angles = rope(torch.arange(slots)).contiguous()
+            angles, places = self.angles, positions
         self.network.slots = slots
         for layer, kept in zip(self.layers, cache, strict=True):
             layer.keys, layer.values = kept.k.data_ptr(), kept.v.data_ptr()
         out = torch.empty(x.shape).copy_(x)
-        lib.meristem_step(ctypes.byref(self.network), out.data_ptr(), positions.data_ptr(), rope.data_ptr(),
-                          rope.shape[-1], batch * each, each, torch.get_num_threads())
+        wrong = lib.meristem_step(ctypes.byref(self.network), out.data_ptr(), positions.data_ptr(), angles.data_ptr(),
+                                  places.data_ptr(), angles.shape[1], angles.shape[2], batch * each, each,
+                                  torch.get_num_threads())
+        if wrong >= 0:
+            raise IndexError(f"position {int(positions.flatten()[wrong])} is beyond the cache's {slots} slots")
         return out.to(self.dtype)
 
 

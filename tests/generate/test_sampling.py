@@ -140,3 +140,18 @@ def test_the_edges_of_the_interval_stay_on_likely_tokens() -> None:
 def test_settings_outside_their_range_are_all_named(fields: dict, line: str) -> None:
     with pytest.raises(RequestError, match=line):
         Sampling(**fields)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.95, 0.9999])
+def test_sorting_the_candidates_alone_gives_the_nucleus_of_all(spread, top_p):
+    torch.manual_seed(0)
+    logits = (spread * torch.randn(5, 300)).round(decimals=1)  # with ties
+    logits[1, 7:] = float("-inf")
+    got = distribution(logits, Sampling(temperature=0.7, top_p=top_p))
+    order = logits.sort(descending=True, stable=True)
+    p = (order.values.double() / 0.7).softmax(-1)
+    p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)
+    want = torch.zeros_like(p).scatter(-1, order.indices, p / p.sum(-1, keepdim=True))
+    assert torch.equal(got > 0, want > 0)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)

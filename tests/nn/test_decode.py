@@ -136,6 +136,19 @@ def test_a_row_does_not_depend_on_its_batch_or_on_how_many_tokens_come_at_once(d
 
 
 @needs_compiler
+@pytest.mark.parametrize("vocab", [1, 5, 16, 67, 3000])
+def test_logits_are_judged_as_torch_does(vocab):
+    torch.manual_seed(vocab)
+    logits = 20 * torch.randn(4, vocab)
+    logits[1], logits[2, : vocab // 2] = logits[1].round(), float("-inf")      # ties: the first one
+    total, best = kernel.judge(logits)
+    torch.testing.assert_close(total, logits.logsumexp(-1), rtol=1e-6, atol=1e-6)
+    assert torch.equal(best, logits.argmax(-1))
+    logits[0, vocab // 2], logits[3, -1] = float("nan"), float("inf")
+    assert kernel.judge(logits)[0].isfinite().tolist() == [False, True, True, False]
+
+
+@needs_compiler
 @pytest.mark.parametrize("kind", ["plain", "odd"])             # two heads for two threads; head sizes that are no multiple
 @pytest.mark.parametrize("bits", [0, 4])
 def test_threads_do_not_change_a_bit(kind, bits):

@@ -553,13 +553,19 @@ template <bool HALF> void rms_norm(const float* x, const float* weight, i64 n, f
     for (; i < n; i++) y[i] = rnd<HALF>(weight[i] * rnd<HALF>(x[i] * r));
 }
 
-template <bool HALF> void turn(float* x, const float* cosine, const float* sine, i64 n) {
-    for (i64 i = 0; i < n / 2; i++) {                          // pairs (i, i + n/2)
-        const float a = x[i], b = x[i + n / 2];
-        x[i] = rnd<HALF>(a * cosine[i] - b * sine[i]);
-        x[i + n / 2] = rnd<HALF>(b * cosine[i + n / 2] + a * sine[i + n / 2]);
+struct Rope {                                                  // cosines [count, n], then sines; token r's row of it
+    const float* table;
+    const i64* places;
+    i64 count, n;
+    template <bool HALF> void turn(float* x, i64 r) const {
+        const float *cosine = table + places[r] * n, *sine = cosine + count * n;
+        for (i64 i = 0; i < n / 2; i++) {                      // pairs (i, i + n/2)
+            const float a = x[i], b = x[i + n / 2];
+            x[i] = rnd<HALF>(a * cosine[i] - b * sine[i]);
+            x[i + n / 2] = rnd<HALF>(b * cosine[i + n / 2] + a * sine[i + n / 2]);
+        }
     }
-}
+};
 
 inline vf key(const float* p) { return load(p); }
 inline vf key(const uint16_t* p) { return widen(p); }
@@ -627,8 +633,8 @@ inline void put(uint16_t* to, const float* from, i64 n) {
 struct Buffers { float *x, *q, *k, *v, *y, *hidden; };
 
 template <bool HALF, class T>
-void run(const Network& net, const Buffers& at, const i64* positions, const float* rope, i64 turned, i64 rows, i64 each,
-         int thread, int threads) {
+void run(const Network& net, const Buffers& at, const i64* positions, const Rope& rope, i64 rows, i64 each, int thread,
+         int threads) {
     static thread_local Space own;
     const i64 d = net.dim, n = net.head_dim, wide = net.heads * n, narrow_ = net.groups * n;
     const bool apart = net.groups % threads == 0 && narrow_ % (LANES * threads) == 0;      // each has its own heads
@@ -660,7 +666,7 @@ void run(const Network& net, const Buffers& at, const i64* positions, const floa
             const i64 g = i / rows, r = i % rows, slot = ((r / each) * net.groups + g) * net.slots + positions[r];
             float *k = at.k + r * narrow_ + g * n, *v = at.v + r * narrow_ + g * n;
             if (layer.k_norm) rms_norm<HALF>(k, layer.k_norm, n, net.head_eps, k);
-            if (layer.turned) turn<HALF>(k, rope + r * turned, rope + (rows + r) * turned, turned);
+            if (layer.turned) rope.turn<HALF>(k, r);
             put(static_cast<T*>(layer.keys) + slot * n, k, n);
             put(static_cast<T*>(layer.values) + slot * n, v, n);
         }
@@ -675,7 +681,7 @@ void run(const Network& net, const Buffers& at, const i64* positions, const floa
             if (layer.chunk && p / layer.chunk * layer.chunk > first) first = p / layer.chunk * layer.chunk;
             float* q = at.q + r * wide + h * n;
             if (layer.q_norm) rms_norm<HALF>(q, layer.q_norm, n, net.head_eps, q);
-            if (layer.turned) turn<HALF>(q, rope + r * turned, rope + (rows + r) * turned, turned);
+            if (layer.turned) rope.turn<HALF>(q, r);
             attend<HALF>(q, static_cast<T*>(layer.keys) + row, static_cast<T*>(layer.values) + row, n, first, p,
                          net.scale, at.y + r * wide + h * n, own);
         }
@@ -707,9 +713,12 @@ void run(const Network& net, const Buffers& at, const i64* positions, const floa
 }  // namespace
 
 // The last layer's normalised output of `rows` tokens into x [rows, dim] (in: their embeddings); `each` of them belong
-// to one row of the caches; rope [2, rows, turned].
-extern "C" void meristem_step(const Network* net, float* x, const i64* positions, const float* rope, i64 turned,
-                              i64 rows, i64 each, int threads) {
+// to one row of the caches; rope [2, count, turned], of which token r uses row places[r]. The first of `positions`
+// that has no slot, or -1 when all is done.
+extern "C" i64 meristem_step(const Network* net, float* x, const i64* positions, const float* rope, const i64* places,
+                             i64 count, i64 turned, i64 rows, i64 each, int threads) {
+    for (i64 r = 0; r < rows; r++)
+        if (positions[r] < 0 || positions[r] >= net->slots) return r;
     static thread_local Aligned space;
     const i64 wide = net->heads * net->head_dim, thin = net->groups * net->head_dim;
     const i64 most = wide > net->dim ? wide : net->dim;
@@ -717,6 +726,7 @@ extern "C" void meristem_step(const Network* net, float* x, const i64* positions
     float* q = space.room(need);
     float *k = q + rows * most, *v = k + rows * thin, *y = v + rows * thin, *hidden = y + rows * most;
     const Buffers at{x, q, k, v, y, hidden};
+    const Rope turns{rope, places, count, turned};
 #pragma omp parallel num_threads(threads)
     {
 #ifdef _OPENMP
@@ -724,10 +734,11 @@ extern "C" void meristem_step(const Network* net, float* x, const i64* positions
 #else
         const int thread = 0, all = 1;
 #endif
-        if (net->half) run<true, uint16_t>(*net, at, positions, rope, turned, rows, each, thread, all);
-        else run<false, float>(*net, at, positions, rope, turned, rows, each, thread, all);
+        if (net->half) run<true, uint16_t>(*net, at, positions, turns, rows, each, thread, all);
+        else run<false, float>(*net, at, positions, turns, rows, each, thread, all);
     }
     std::memcpy(x, q, rows * net->dim * sizeof(float));
+    return -1;
 }
 
 // y [rows, m.rows] = x [rows, m.cols] W^T + bias
@@ -778,6 +789,34 @@ extern "C" void meristem_unpack(const Matrix* m, void* y, i64 stride, i64 first,
                 }
             }
         }
+    }
+}
+
+// Of each row of logits [rows, n] the log of the sum of exponentials (NaN where one is NaN) and the first largest one.
+extern "C" void meristem_judge(const float* logits, i64 rows, i64 n, float* sums, i64* best, int threads) {
+#pragma omp parallel for num_threads(rows > 1 ? threads : 1)
+    for (i64 r = 0; r < rows; r++) {
+        const float* x = logits + r * n;
+        vf tops = spread(-INFINITY);
+        i64 i = 0;
+        for (; i + LANES <= n; i += LANES) {
+            const vf v = load(x + i);
+            tops = v > tops ? v : tops;
+        }
+        float top = -INFINITY;
+        for (int l = 0; l < LANES; l++) top = std::max(top, tops[l]);
+        for (; i < n; i++) top = std::max(top, x[i]);
+        double sum = 0;
+        for (i = 0; i + LANES <= n;) {                         // 64 additions in fp32 at most
+            vf some = {};
+            for (i64 end = std::min(i + 64 * LANES, n - LANES + 1); i < end; i += LANES)
+                some += exponential(load(x + i) - top);
+            sum += total(some);
+        }
+        for (; i < n; i++) sum += std::exp(x[i] - top);
+        sums[r] = float(top + std::log(sum));
+        for (i = 0; i < n - 1 && x[i] != top;) i++;
+        best[r] = i;
     }
 }
 
