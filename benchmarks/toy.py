@@ -82,9 +82,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["mapping", "needle"])
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    for name, measure in (("mapping", mapping), ("needle", needle)):
+    for name, evidence in (("mapping", mapping), ("needle", needle)):
         if given.only in (None, name):
-            measure(given.out, given.seed)
+            evidence(given.out, given.seed)
 
 
 if __name__ == "__main__":
