@@ -59,7 +59,7 @@ class Train:
     recompute: bool = False             # keep the inputs of each block only and compute it again in the backward pass
     compile: bool = True                # torch.compile, region by region; needs a C++ compiler
     save_seconds: float = 60.0          # wall-clock between checkpoints
-    keep: int = 2                       # newest checkpoints kept, and one to which the guard could still go back
+    keep: int = 2                       # newest checkpoints kept, and one to three to which the guard could go back
     permanent: int = 0                  # steps between checkpoints that are never deleted; 0 = none
     hang_seconds: float = 600.0         # without a step for so long: stacks are written, a hung process is named
     validate_every: int = 0             # steps; 0 = only at the end

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -90,10 +90,10 @@ class Checkpoints:
                 os.close(self._lock)                           # closing releases the flock
                 self._lock = -1
 
-    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: int | None = None) -> None:
+    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: Sequence[int] = ()) -> None:
         """Copy `tensors` ({file: {name: tensor}}) now, write them behind the caller's back; `meta` is any JSON.
 
-        `behind`: the newest checkpoint of at most this step is retained too: the guard may have to go back to it.
+        `behind`: steps to whose past the guard may have to go back; a checkpoint there is retained too.
 
         Returns after the copy. A disk that refuses is reported by `check` at a later step and training goes on; after
         three refusals in a row MachineError. Older checkpoints stay until the new one is committed.
@@ -211,7 +211,7 @@ class Checkpoints:
         self._buffers = buffers
         return aliases
 
-    def _write(self, step: int, state: str, behind: int | None) -> None:
+    def _write(self, step: int, state: str, behind: Sequence[int]) -> None:
         """Runs in the writer thread: commit one checkpoint, then prune."""
         point("ckpt.begin")
         with committed(self.folder / f"step-{step:06d}", point=lambda name: point(f"ckpt.{name}")) as temporary:
@@ -226,11 +226,14 @@ class Checkpoints:
                 point("ckpt.prune")
                 shutil.rmtree(doomed, ignore_errors=True)
 
-    def _superfluous(self, behind: int | None) -> list[Path]:
+    def _superfluous(self, behind: Sequence[int]) -> list[Path]:
         """What the policy does not retain, oldest first."""
         steps = sorted(self._steps())
         kept = {step for step, _ in steps[-self.keep:]}
-        kept.update([step for step, _ in steps if behind is not None and step <= behind][-1:])
+        for last in behind:
+            kept.update([step for step, _ in steps if step <= last][-1:])
+        if behind:                                             # grows old enough to take the place of the one before
+            kept.update([step for step, _ in steps if step > max(behind)][:1])
         if self.permanent:
             kept.update(step for step, _ in steps if step and step % self.permanent == 0)
         return [path for step, path in steps if step not in kept]

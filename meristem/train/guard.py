@@ -70,10 +70,10 @@ class Guard:
         return self.best_step if recent > self.best + max(RISE * abs(self.best), DRIFT * spread) else None
 
     @property
-    def earliest(self) -> int:
-        """The first bad step that an alarm after this one could name: what is older is never gone back from."""
-        refused = self.step - self.refused
-        return min(self.best_step, refused) if len(self.losses) >= self.least else refused
+    def firsts(self) -> list[int]:
+        """The earliest steps that a coming alarm could name as the first bad one, by each of the two rules of
+        `lost`."""
+        return [self.step - self.refused, *([self.best_step] if len(self.losses) >= self.least else [])]
 
     def state(self) -> dict[str, Any]:
         """Everything the next judgement depends on, as JSON (which keeps every bit of a float)."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.1                              # share of ln(vocabulary) that the first loss may be off
 ROWS = 2                                # of the first batch: 2 x 256 targets tell a first loss to 2 %
-ROOM = 3                                # checkpoints that must fit: what is kept, and one being written
+ROOM = 3                                # checkpoints that must fit, at least
 STEPS = 30                              # updates on one batch
 FALL = 0.8                              # of its first loss, at most, is left after them
 BLIND = ("next_token", "fill_in_the_middle")                   # objectives whose first loss is ln(vocabulary)

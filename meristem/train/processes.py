@@ -80,7 +80,7 @@ class One:
 class Elsewhere:
     """The checkpoints of a run, to all processes but the first: somebody else keeps them."""
 
-    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: int | None = None) -> None:
+    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: Sequence[int] = ()) -> None:
         """Nothing."""
 
     def check(self) -> None:

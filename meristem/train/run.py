@@ -26,7 +26,7 @@ from meristem.codecs.chat import Chat
 from meristem.core import machine, registry
 from meristem.core.config import Part, build, flat, from_dict, to_dict
 from meristem.core.errors import MachineError, RequestError
-from meristem.core.files import claim, committed, digest_bytes, read_json, write_json
+from meristem.core.files import claim, committed, digest_bytes, read_json, verify, write_json
 from meristem.core.mesh import Mesh
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
@@ -50,6 +50,7 @@ from meristem.train import groups, hooks, preflight
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
+from meristem.train.memory import explained
 from meristem.train.mesh import ALONE, World, connect
 from meristem.train.processes import Elsewhere, One
 from meristem.train.trainer import Trainer, compile_regions, recompute_blocks
@@ -145,8 +146,9 @@ def train(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, world: W
     goodput = Goodput(folder) if world.first else None
     with (metered(folder / ENERGY, progress) if world.first else contextlib.nullcontext() as meter,
           Watch(folder / HEARTBEATS, world.rank, world.mesh.world, limit=run.train.hang_seconds,
-                progress=progress) as watch):
+                progress=progress) as watch, explained(run) as known):
         parts = world.in_turn(lambda: assemble(run, progress))
+        known.append(parts)
         new = world.mesh.world > 1 and world.lead(lambda: log_manifest(folder, parts, progress, allow_drift))
         if new:                                                # later only all processes together can ask the model
             world.lead(lambda: preflight.quick(parts, Trainer(parts.objective, parts.source, run.train), folder,
@@ -359,6 +361,9 @@ def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
         codec = entry.fit((d.text for split in entry.SPLITS for d in corpus.documents(split)), **part.fields)
         with committed(folder) as tmp:
             codec.save(tmp)
+    if trouble := verify(folder):
+        raise MachineError(f"the tokenizer in {folder} cannot be trusted: {trouble}; remove that folder, it is made "
+                           "again")
     return load_codec(folder)
 
 

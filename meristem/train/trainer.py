@@ -158,7 +158,7 @@ class Trainer:
             self.checkpoints.save(self.step, tensors, {
                 "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
                 "detours": len(self.detours.all), "facts": self.facts},
-                behind=max(0, self.guard.earliest - MARGIN) if self.config.guard else None)
+                behind=[max(0, first - MARGIN) for first in self.guard.firsts] if self.config.guard else [])
             if wait:
                 self.checkpoints.wait()
 
