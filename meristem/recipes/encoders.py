@@ -43,13 +43,14 @@ def classify() -> Run:
 
     Command: `meristem pretrain classify data.corpus=ROWS.jsonl base=runs/roberta --out runs/classify`; each line of the
     file has text and label. CPU time: not measured yet. Expected: no score was measured yet; `benchmarks/encoders.py`.
+    No guard: few rows are soon known by heart, after which a gradient of ordinary size looks like a spike.
     """
     return Run(
         name="classify",
         model=Part("bert", {**SHAPE, "kind": "roberta", "head": "sequence"}),
         objective=Part("classify", {}),
         data=Data(codec=WORDS, examples="labels"),
-        train=Train(steps=150, batch=32, context=64, lr=5e-4, warmup=15))
+        train=Train(steps=150, batch=32, context=64, lr=5e-4, warmup=15, guard=False))
 
 
 def distilbert() -> Run:
