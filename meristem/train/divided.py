@@ -36,6 +36,13 @@ def part(full: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def alike(tensor: Tensor, like: Tensor) -> Tensor:
+    """A divided tensor in the parts in which another one of its shape is (all must call)."""
+    if not divided(tensor) or not divided(like) or tensor.placements == like.placements:
+        return tensor
+    return tensor.redistribute(placements=like.placements)
+
+
 def axes(tensor: Tensor) -> dict[str, int]:
     """The axes of the mesh over which a tensor is divided, and their sizes."""
     if not divided(tensor):
@@ -43,4 +50,4 @@ def axes(tensor: Tensor) -> dict[str, int]:
     mesh = tensor.device_mesh
     assert mesh.mesh_dim_names is not None
     return {name: size for name, size, how in zip(mesh.mesh_dim_names, mesh.shape, tensor.placements, strict=True)
-            if how.is_shard()}
+            if not how.is_replicate()}                         # a _StridedShard does not call itself a shard

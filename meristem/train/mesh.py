@@ -39,10 +39,10 @@ def refuse_uneven(train: Train, mesh: Mesh) -> None:
         if rows % mesh.rows:
             raise RequestError(f"train.{field}={rows} rows do not divide by the {mesh.rows} processes that share them "
                                f"(dp={mesh.dp}, ep={mesh.ep}); choose a multiple of {mesh.rows}")
-    whole = "train.shard=false" if not train.shard else "pp" if mesh.pp > 1 else ""
-    other = [axis for axis in ("tp", "ep", "cp" if mesh.pp > 1 else "tp") if getattr(mesh, axis) > 1]
+    whole, only = ("pp", "dp and tp") if mesh.pp > 1 else ("train.shard=false", "dp") if not train.shard else ("", "")
+    other = [axis for axis in (("cp", "ep") if mesh.pp > 1 else ("tp", "ep")) if getattr(mesh, axis) > 1]
     if whole and other:
-        raise RequestError(f"{whole} goes with dp only, and train.mesh has {other[0]}; leave one of them out")
+        raise RequestError(f"{whole} goes with {only} only, and train.mesh has {other[0]}; leave one of them out")
 
 
 class World:
@@ -141,6 +141,7 @@ ALONE = World(Mesh())
 def join(mesh: Mesh) -> World:
     """The world of a process group that exists already; the objectives' gathers (core.parallel) go through it."""
     from torch.distributed.device_mesh import init_device_mesh
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)    # two gathers are meant
     world = World(mesh, dist.get_rank(), init_device_mesh("cpu", mesh.sizes, mesh_dim_names=AXES))
     parallel.share_rows({name: world.group(name) for name in ("rows", "data")})
     return world
@@ -162,7 +163,6 @@ def connect(train: Train) -> Iterator[World]:
         yield ALONE
         return
     refuse_uneven(train, mesh)
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)    # two gathers are meant
     timeout = datetime.timedelta(seconds=max(TIMEOUT, 2 * train.hang_seconds))
     dist.init_process_group("gloo", timeout=timeout)
     try:

@@ -138,7 +138,7 @@ TWO: list[tuple[str, str, dict]] = [
     ("pp=2", "llama", {"micro": 4})]
 MORE: list[tuple[str, str, dict]] = [
     ("tp=2", "gpt2", {}), ("tp=2", "mixtral", {}), ("ep=2", "balanced", {}), ("dp=2", "llama", {"optimizer": "muon"}),
-    ("tp=2", "llama", {"optimizer": "muon"}), ("dp=2", "llama", {"optimizer": "adafactor"}),
+    ("tp=2", "llama", {"optimizer": "muon"}), ("dp=2", "llama", {"optimizer": "adafactor", "lr": 0.1}),
     ("dp=2", "llama", {"optimizer": "schedule_free"}), ("dp=2", "llama", {"ema": 0.9})]
 FOUR: list[tuple[str, str, dict]] = [
     ("dp=4", "llama", {}), ("tp=4", "gpt2", {}), ("dp=2,tp=2", "llama", {}), ("dp=2,pp=2", "llama", {"micro": 4}),
@@ -205,7 +205,7 @@ def test_a_batch_that_cannot_be_shared_is_judged_once(two):
     ({"batch": 9}, "dp=2", "train.batch=9 rows do not divide by the 2"),
     ({"batch": 8, "micro": 3}, "dp=2", "train.micro=3 rows do not divide"),
     ({"batch": 8}, "dp=2,ep=3", "do not divide by the 6"),
-    ({"shard": False}, "tp=2", "train.shard=false goes with dp only"), ({}, "pp=2,tp=2", "pp goes with dp only")])
+    ({"shard": False}, "tp=2", "train.shard=false goes with dp only"), ({}, "pp=2,cp=2", "pp goes with dp and tp")])
 def test_what_cannot_be_divided_is_refused_before_anything_starts(train, mesh, says):
     with pytest.raises(RequestError, match=says):
         refuse_uneven(Train(**train), Mesh.of(mesh))
