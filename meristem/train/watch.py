@@ -18,6 +18,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -38,6 +39,8 @@ TIMES = 3                               # failures of one step that are no accid
 SLOW, CHECKS = 1.5, 20                  # times the median step, in so many looks in a row
 FROZEN = 0.25                           # of `limit`: a pulse that stops for so long is none
 FAILURES = "failures.jsonl"
+KILLED = "killed or lost"
+AGENT = "TORCHELASTIC_RUN_ID"           # in the environment of a process that torchrun started
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Watch:
         if self.limit > 0:
             self._thread.join()
         spoken = isinstance(error, Interrupted | KeyboardInterrupt | MeristemError)    # it ended for a reason it names
-        self._update(state="finished" if error is None else "stopped" if spoken else f"{kind.__name__}: {error}"[:200]
+        self._update(state="finished" if error is None else "stopped" if spoken else f"{kind.__name__}: {error}"[:120]
                      if kind else "")
         if self._file >= 0:
             os.close(self._file)
@@ -137,14 +140,21 @@ class Watch:
                            f"this process is at {place(self.main)}, its stacks are in {path}")
         if self.world > 1:
             self._update(state="hung")
+            for b in self._frozen(beats, now):
+                if b.host == self.now.host:                    # else the agent waits 30 s for it before it does so
+                    with contextlib.suppress(OSError):
+                        os.kill(b.process, signal.SIGKILL)
             self.leave(HUNG)
+
+    def _frozen(self, beats: list[Beat], now: float) -> list[Beat]:
+        """The processes whose pulse has stopped."""
+        return [b for b in beats if b.rank != self.rank and now - self._seen[b.rank][1] > FROZEN * self.limit]
 
     def _culprit(self, beats: list[Beat], now: float) -> str:
         """Who keeps the others waiting, in words."""
         if self.world == 1:
             return "the step goes on, or hangs"
-        frozen = [b for b in beats if b.rank != self.rank and now - self._seen[b.rank][1] > FROZEN * self.limit]
-        if frozen:
+        if frozen := self._frozen(beats, now):
             return f"{', '.join(b.name for b in frozen)} gives no sign of life (stopped, or its machine is gone)"
         if missing := sorted(set(range(self.world)) - set(self._seen)):
             return f"rank {', '.join(map(str, missing))} never began"
@@ -186,17 +196,17 @@ def place(thread: int) -> str:
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else "an end"
 
 
-def crashes(folder: Path) -> None:
+def crashes(folder: Path, progress: Progress = SILENT) -> None:
     """At a launch, with the run's lock held and before any `Watch`: note how the last launch ended.
 
     MachineError when the last three died in the same step: kills, exceptions or hangs there are no accident. A launch
     that finished, was stopped by a signal or ended with a message of ours is no crash, nor is one that died before its
-    first step.
+    first step. Under torchrun its agent is asked to stop too: it would start the run again, to no end.
     """
     beats, path = read(folder), folder.parent / FAILURES
     died = [b for b in beats if b.state not in ("setup", "finished", "stopped")]
     if died:
-        ends = {str(b.rank): "killed or lost" if b.state == "step" else b.state for b in died}
+        ends = {str(b.rank): KILLED if b.state == "step" else b.state for b in died}
         with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as f:
             f.write(json.dumps({"step": min(b.step for b in died) + 1, "ends": ends,
                                 "processes": [b.name for b in died]}) + "\n")
@@ -204,9 +214,14 @@ def crashes(folder: Path) -> None:
         (folder / f"rank-{b.rank}").unlink(missing_ok=True)
     last = _lines(path)[-TIMES:]
     if len(last) == TIMES and len({line["step"] for line in last}) == 1:
-        how = "; ".join(sorted({f"rank {rank}: {end}" for line in last for rank, end in line["ends"].items()}))
-        raise MachineError(f"step {last[0]['step']} has ended the run {TIMES} times in a row ({how}), so it is not "
-                           f"tried again; mend the cause, remove {path} and run the same command")
+        ends = sorted(last[-1]["ends"].items(), key=lambda item: item[1] != KILLED)        # the others lost sight of it
+        how = "; ".join(f"rank {rank}: {end}" for rank, end in ends)
+        text = (f"step {last[0]['step']} has ended the run {TIMES} times in a row ({how}), so it is not tried again; "
+                f"mend the cause, remove {path} and run the same command")
+        if AGENT in os.environ:
+            progress.warn(text)                                # said before the agent ends this process
+            os.kill(os.getppid(), signal.SIGTERM)
+        raise MachineError(text)
 
 
 def _lines(path: Path) -> list[dict]:

@@ -79,7 +79,7 @@ def test_two_trainers_in_one_folder(found, whole):
 def test_all_checkpoints_damaged_is_status_3_at_every_start_until_fresh(found, whole):
     case = found["damaged"]
     assert statuses(case) == [3, 3, 0] and case["model"] == whole
-    assert told(case, 0).count("was set aside") == 3 and "--fresh" in told(case, 0) and "--fresh" in told(case, 1)
+    assert told(case, 0).count("was set aside") == 4 and "--fresh" in told(case, 0) and "--fresh" in told(case, 1)
 
 
 def test_a_damaged_tokenizer_or_corpus_is_named_and_never_trained_on(found):
