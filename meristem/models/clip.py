@@ -4,8 +4,9 @@ Radford et al. 2021, https://arxiv.org/abs/2103.00020 (section 2.4; table 20); Z
 https://arxiv.org/abs/2303.15343 (SigLIP: a bias beside the scale, two-way text, pooling by attention). `Config.kind` is
 which of the two, `Config.part` which towers exist: a text tower alone conditions Stable Diffusion. In Python:
 
-    model = Model(SIZES["clip-vit-b32"]); model(images, tokens)            # logits [images, texts]
-    model.embed_images(images) @ model.embed_texts(tokens).T               # cosines
+    model = Model(SIZES["clip-vit-b32"])
+    model.logits(*model(images, tokens))                       # [images, texts]
+    model.text(tokens)                                         # one tower's own vectors
 
 A text's vector is that of its end token (CLIP) or of its last place (SigLIP, padded to the full length).
 """
@@ -220,19 +221,17 @@ class Model(nn.Module):
         x = self.vision(images)
         return F.normalize((x if self.image_map is None else self.image_map(x)).float(), dim=-1)
 
-    def forward(self, images: Float[Tensor, "B C H W"] | None = None, tokens: Int[Tensor, "M T"] | None = None,
-                segments: Int[Tensor, "M T"] | None = None) -> Tensor:
-        """Logits [B, M] of every image with every text; a tower alone gives its vectors [B, D]."""
-        if self.config.part == "text":
-            assert self.text is not None and tokens is not None
-            x = self.text(tokens, segments)
-            return x if self.text_map is None else self.text_map(x)
-        if self.config.part == "image":
-            assert self.vision is not None and images is not None
-            return self.vision(images)
-        assert images is not None and tokens is not None and self.scale is not None
-        logits = self.scale.exp() * self.embed_images(images) @ self.embed_texts(tokens, segments).T
+    def logits(self, images: Float[Tensor, "B E"], texts: Float[Tensor, "M E"]) -> Float[Tensor, "B M"]:
+        """How well vectors of images and of texts belong together: scaled cosines, in SigLIP shifted."""
+        assert self.scale is not None, "a tower alone compares nothing"
+        logits = self.scale.exp() * images @ texts.T
         return logits if self.shift is None else logits + self.shift
+
+    def forward(self, images: Float[Tensor, "B C H W"] | None = None, tokens: Int[Tensor, "M T"] | None = None,
+                segments: Int[Tensor, "M T"] | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors of length 1 of the images [B, E] and of the texts [M, E]; compare them with `logits`."""
+        assert images is not None and tokens is not None, "give images and tokens, or ask one tower"
+        return self.embed_images(images), self.embed_texts(tokens, segments)
 
 
 SO400M = Tower(dim=1152, layers=27, heads=16, hidden=4304)

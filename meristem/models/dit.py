@@ -87,6 +87,7 @@ class Model(nn.Module):
         condition = Condition(c)
         self.blocks = nn.ModuleList(Block(c, condition) for _ in range(c.layers))
         self.modulation, self.out = Linear(c.dim, 2 * c.dim), Linear(c.dim, c.patch**2 * c.outputs)
+        self.none = c.classes                                  # the label that stands for none
         self.initialise()
 
     def initialise(self) -> None:
@@ -110,7 +111,7 @@ class Model(nn.Module):
         x = self.patches(images)
         x = x + grid(rows, columns, c.dim, c.image // c.patch, x.device).to(x.dtype)
         if labels is None:
-            labels = torch.full((len(images),), c.classes, device=images.device)
+            labels = torch.full((len(images),), self.none, device=images.device)
         first = self.blocks[0]
         assert isinstance(first, Block)
         given = F.silu(first.condition(time, labels, x.dtype))

@@ -141,6 +141,7 @@ class Model(nn.Module):
             self.up.append(Level(given, width, c, c.attention[i], Up(width) if i > 0 else None))
             before = width
         self.norm, self.out = GroupNorm(c.groups, widths[0], c.eps), Conv(widths[0], c.outputs, 3, padding=1)
+        self.none = c.classes - 1                              # the label that stands for none
         self.initialise()
 
     def initialise(self) -> None:

@@ -66,6 +66,17 @@ class Schedule:
         return kept
 
     @functools.cached_property
+    def before(self) -> Float64[Tensor, "T"]:
+        """alpha-bar of the step before each; 1 before the first."""
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.kept[:-1]])
+
+    @functools.cached_property
+    def posterior(self) -> Float64[Tensor, "T"]:
+        """Variance of a step back when the image is known (DDPM, equation 7); the first, which is 0, as the second."""
+        spread = self.betas * (1 - self.before) / (1 - self.kept)
+        return torch.cat([spread[1:2], spread[1:]])
+
+    @functools.cached_property
     def sigma(self) -> Float64[Tensor, "T"]:
         """s / a at each step: the noise beside an image that is not shrunk (Karras et al. 2022)."""
         a, s = self.scales(torch.arange(self.steps))

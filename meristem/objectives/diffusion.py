@@ -1,0 +1,134 @@
+"""Diffusion: predict the noise (or the image, the velocity, the flow) from a noisy image and the time.
+
+Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 1; targets and schedules: nn/noise.py; min-SNR weights:
+Hang et al. 2023, https://arxiv.org/abs/2303.09556 (`gamma`); learned variance: Nichol & Dhariwal 2021,
+https://arxiv.org/abs/2102.09672, equation 16 (a model with twice the outputs). With `autoencoder` a folder, images are
+latents (Rombach et al. 2021). Conditions: a row's label, or with `text` a folder, its caption through that text tower,
+both frozen; a share `drop` of the rows goes without, for guidance (Ho & Salimans 2022).
+
+    meristem pretrain diffusion data.corpus=PICTURES objective.target=velocity
+"""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from meristem.core.errors import RequestError
+from meristem.core.types import Batch
+from meristem.hub import hf
+from meristem.nn.image import between
+from meristem.nn.linear import Entrance, compute_in
+from meristem.nn.noise import Schedule, Target, add, split, wanted
+from meristem.objectives.base import Objective
+
+VARIANCE = 0.001                        # weight of the bound on the learned variance (Improved DDPM, section 3.1)
+
+
+class Diffusion(Objective):
+    """Summed over pictures: the mean squared error a number; fact: `bound` where the variance is learned."""
+
+    def __init__(self, model: nn.Module, target: Target = "noise", schedule: str = "linear", steps: int = 1000,
+                 zero_snr: bool = False, gamma: float = 0.0, drop: float = 0.1, autoencoder: str = "", text: str = ""):
+        super().__init__(model)
+        try:
+            self.schedule = Schedule(schedule, steps, zero_snr=zero_snr)        # type: ignore[arg-type]
+        except ValueError as error:
+            raise RequestError(f"objective: {error}") from None
+        if target == "noise" and zero_snr:
+            raise RequestError("objective.target=noise says nothing about the image at the last step of zero_snr; take "
+                               "velocity or start")
+        if target == "velocity" and schedule == "flow":
+            raise RequestError("objective.target=velocity belongs to schedules of steps; with flow take flow")
+        self.target: Target = target
+        self.gamma, self.drop = gamma, drop
+        c = vars(model.config)
+        self.classes, self.learned = c.get("classes", 0), c["outputs"] == 2 * c["inputs"]
+        if bool(text) != bool(c.get("cross", 0)):
+            raise RequestError("a model with model.cross attends to a text: give both that and objective.text=FOLDER")
+        # Tuples, because a module that is an attribute would be saved with the model.
+        first = next(m for m in model.modules() if isinstance(m, Entrance))
+        self.frozen = tuple(compute_in(hf.load(folder).module.requires_grad_(False), first.compute) if folder else None
+                            for folder in (autoencoder, text))
+
+    @property
+    def autoencoder(self) -> nn.Module | None:
+        """What turns images into latents."""
+        return self.frozen[0]
+
+    @property
+    def text(self) -> nn.Module | None:
+        """What reads captions."""
+        return self.frozen[1]
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Draw times and noise; images become latents, captions vectors, and some conditions are dropped."""
+        images = between(batch["images"])
+        if self.autoencoder is not None:
+            images = self.autoencoder.encode(images).float()                    # type: ignore[operator]
+        rows = len(images)
+        steps = torch.randint(0, self.schedule.steps, (rows,))
+        dropped = torch.rand(rows) < self.drop
+        made: Batch = {**batch, "images": images, "noise": torch.randn_like(images), "time": steps.float(),
+                       "weight": torch.ones(rows)}
+        if self.classes:
+            if "labels" not in batch:
+                raise RequestError("this model is told a class, and the corpus has no labels; set model.classes=0")
+            made["labels"] = torch.where(dropped, self.model.none, batch["labels"])
+        if self.text is not None:
+            tokens = batch["tokens"][:, :-1].clone()
+            tokens[dropped] = self.blank(tokens.shape[1])
+            made["condition"] = self.text.text.features(tokens)                 # type: ignore[union-attr, operator]
+        return made
+
+    def blank(self, length: int) -> Tensor:
+        """The tokens of no caption: end tokens."""
+        assert self.text is not None
+        return torch.full((length,), self.text.config.end)                      # type: ignore[union-attr]
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The noisy images [B, C, H, W], time [B] and the condition."""
+        a, s = self.schedule.scales(batch["time"].long())
+        noisy = add(batch["images"], batch["noise"], a, s)
+        told = ["labels"] * (self.classes > 0) + ["condition"] * (self.text is not None)
+        return {"images": noisy, "time": batch["time"], **{key: batch[key] for key in told}}
+
+    def score(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the model said [B, C or 2C, H, W] -> (summed loss, facts)."""
+        a, s = self.schedule.scales(batch["time"].long())
+        said = output.float()
+        variance = None
+        if self.learned:
+            said, variance = said.chunk(2, 1)
+        error = (said - wanted(self.target, batch["images"], batch["noise"], a, s)).square()
+        each = error.flatten(1).mean(1)
+        if self.gamma:
+            each = each * self.balance(a, s).to(each)
+        loss = each.sum()
+        if variance is None:
+            return loss, {}
+        bound = self.bound(said.detach(), variance, batch, a, s).sum()
+        return loss + VARIANCE * bound, {"bound": bound}
+
+    def balance(self, a: Tensor, s: Tensor) -> Tensor:
+        """min(SNR, gamma) for an error of the image, as a weight of the target's own error (min-SNR, section 3.4)."""
+        snr = (a / s).square()
+        least = snr.clamp(max=self.gamma)
+        return {"noise": least / snr.clamp(min=1e-8), "start": least, "velocity": least * s.square(),
+                "flow": least * (s / (a + s)).square()}[self.target]
+
+    def bound(self, said: Tensor, variance: Tensor, batch: Batch, a: Tensor, s: Tensor) -> Tensor:
+        """KL of the true step back from the model's, bits a number [B]; its gradient reaches the variance alone.
+
+        At step 0 the paper has the likelihood of bytes instead; here the step's variance is that of step 1.
+        """
+        step, schedule = batch["time"].long(), self.schedule
+        noisy = add(batch["images"], batch["noise"], a, s)
+        beta, now, before = schedule.betas[step], schedule.kept[step], schedule.before[step]
+        left, right = before.sqrt() * beta / (1 - now), (1 - beta).sqrt() * (1 - before) / (1 - now)
+        true = add(batch["images"], noisy, left, right)
+        guessed = add(split(self.target, said, noisy, a, s)[0], noisy, left, right)
+        low, high = (table[step].log().to(said).reshape(-1, 1, 1, 1) for table in (schedule.posterior, schedule.betas))
+        share = (variance + 1) / 2                             # equation 15: between the two bounds
+        log = share * high + (1 - share) * low
+        kl = 0.5 * (log - low + torch.exp(low - log) + (true - guessed).square() * torch.exp(-log) - 1)
+        return kl.flatten(1).mean(1) / math.log(2.0)
