@@ -133,7 +133,7 @@ def begin(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, progress
     if (folder / RESULT).exists():
         progress.say(f"{folder} is finished; --fresh trains it again")
         return False
-    crashes(folder / HEARTBEATS)
+    crashes(folder / HEARTBEATS, progress)
     write_json(folder / RECIPE, to_dict(run))
     if skips and skips.exists() and not (folder / SKIPS).exists():
         shutil.copyfile(skips, folder / SKIPS)
