@@ -30,4 +30,4 @@ def needle() -> Run:
         name="needle",
         model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128, "qk_norm": True}),
         data=Data(codec=Part("char"), examples="answers"),
-        train=Train(steps=500, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
+        train=Train(steps=1500, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100))
