@@ -8,6 +8,8 @@ Contrastive losses compare every row with every other (Radford et al. 2021, http
 computes the loss of its own rows; gradients that other processes' losses send to these rows arrive by themselves.
 `train.mesh.World` says who shares the rows; nothing else sets it.
 """
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,17 @@ def share_rows(groups: dict[str, dist.ProcessGroup]) -> None:
     """Tell this module with whom rows ("rows") and rows or places ("data") are shared; {} is one process."""
     _groups.clear()
     _groups.update(groups)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, every process has a whole batch of its own: a rest that cannot be shared."""
+    kept = dict(_groups)
+    _groups.clear()
+    try:
+        yield
+    finally:
+        _groups.update(kept)
 
 
 def count() -> int:

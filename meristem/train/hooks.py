@@ -109,10 +109,8 @@ def validate(objective: Objective, batches: list[Batch], processes: One | None =
     with torch.random.fork_rng(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         torch.manual_seed(0)
         for batch in batches:
-            batch, counts = among.portion(objective.prepare(batch))
-            loss = among.judged(objective, batch)
-            if counts:
-                total, weight = total + loss, weight + float(objective.weight(batch))
+            loss, count = among.judge(objective, objective.prepare(batch))
+            total, weight = total + loss, weight + count
     objective.train(training)
     total, weight = among.sum(total, weight)
     return total / max(weight, 1.0)

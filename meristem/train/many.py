@@ -6,6 +6,7 @@ The loss is divided by the weight of the whole batch and gradients are summed, s
 same function; decisions (the guard's, when to save, whether to stop) rest on reduced numbers that are equal to the bit.
 Every CHECK steps all processes compare their batches, numbers and copies of weights, and an odd one is named.
 """
+import contextlib
 import copy
 import json
 import math
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from meristem.core import parallel
 from meristem.core.errors import MachineError
 from meristem.core.files import digest_bytes
 from meristem.core.random import seed_of
@@ -24,7 +26,7 @@ from meristem.core.types import Batch
 from meristem.objectives.base import Objective
 from meristem.train import context, experts, tensor
 from meristem.train.checkpoint import Checkpoints, Found, Tensors
-from meristem.train.divided import axes, local, part, whole
+from meristem.train.divided import axes, divided, local, part, whole
 from meristem.train.mesh import World
 from meristem.train.pipeline import Pipeline
 from meristem.train.processes import Elsewhere, Like, One, Sums, add
@@ -42,10 +44,10 @@ def spread(objective: Objective, train: Train, world: World) -> "Many":
     mesh = world.mesh
     Many(world, objective.model).compare(0, objective, {})
     plain = outline(objective.model)
-    if mesh.pp > 1:
-        return Many(world, plain, Pipeline(objective, world.group("pp"), train.pipeline))
     if mesh.tp > 1:
         tensor.divide(objective.model, world.sub("tp"))
+    if mesh.pp > 1:
+        return Many(world, plain, Pipeline(objective, world.group("pp"), train.pipeline))
     apart = experts.divide(objective.model, world.sub("ep")) if mesh.ep > 1 else []
     if mesh.cp > 1:
         context.spread(objective, world, train.context)
@@ -77,10 +79,16 @@ class Many(One):
         self.seen = [digest_bytes(*self.seen, *(batch[key].numpy().tobytes() for key in sorted(batch)))]
         return self._part(batch)
 
-    def portion(self, batch: Batch) -> tuple[Batch, bool]:
-        if len(batch["weight"]) % self.world.mesh.rows == 0:
-            return self._part(batch), True
-        return context.part(batch, self.world), self.world.row == 0        # too few to share: all judge, one counts
+    def judge(self, objective: Objective, batch: Batch) -> tuple[float, float]:
+        rows = next(len(value) for value in batch.values() if value.ndim)
+        shared = rows % self.world.mesh.rows == 0              # a rest that is not: everybody judges it, one counts
+        mine = self._part(batch) if shared else context.part(batch, self.world)
+        with contextlib.nullcontext() if shared else parallel.alone():
+            if self.pipeline is not None:
+                loss = float(self.pipeline.evaluate([mine])["loss"])
+            else:
+                loss = float(objective(mine)[0])
+        return (loss, float(objective.weight(mine))) if shared or self.world.row == 0 else (0.0, 0.0)
 
     def _part(self, batch: Batch) -> Batch:
         rows = self.world.mesh.rows
@@ -101,15 +109,13 @@ class Many(One):
                 loss, extra = objective(batch)
                 (loss / share).backward()
                 add(sums, {"loss": loss, **extra})
-        if not isinstance(objective, FSDPModule):
-            add_up([p for p in objective.parameters() if p.grad is not None], self.world.group("data"))
+        params = [p for p in objective.parameters() if p.grad is not None and not {"data", "copies"} & axes(p).keys()]
+        for p in params:                                       # what fully_shard did not take: whole copies, scalars
+            if p.grad is not None and divided(p.grad) and divided(p):
+                p.grad = p.grad.redistribute(placements=p.placements)          # a sum over tp that is still owed
+        add_up(params, self.world.group("data"))
         names = sorted(sums)
         return dict(zip(names, map(torch.tensor, self.sum(*(float(sums[name]) for name in names))), strict=True))
-
-    def judged(self, objective: Objective, batch: Batch) -> float:
-        if self.pipeline is not None:
-            return float(self.pipeline.evaluate([batch])["loss"])
-        return super().judged(objective, batch)
 
     def norm(self, params: Sequence[nn.Parameter]) -> Tensor:
         """Every process adds its squares, each divided by the number of processes that have the same."""

@@ -27,10 +27,6 @@ class One:
         """This process's rows and places of a prepared batch."""
         return batch
 
-    def portion(self, batch: Batch) -> tuple[Batch, bool]:
-        """What this process judges of a prepared batch of any size, and whether its numbers count."""
-        return batch, True
-
     def sum(self, *values: float) -> list[float]:
         """Numbers added up over the processes with other rows or places."""
         return list(values)
@@ -44,9 +40,9 @@ class One:
             add(sums, {"loss": loss, **extra})
         return sums
 
-    def judged(self, objective: Objective, batch: Batch) -> float:
-        """The summed loss of a batch, without gradients."""
-        return float(objective(batch)[0])
+    def judge(self, objective: Objective, batch: Batch) -> tuple[float, float]:
+        """This process's share of the summed loss of a prepared batch of any size, and of its weight."""
+        return float(objective(batch)[0]), float(objective.weight(batch))
 
     def norm(self, params: Sequence[nn.Parameter]) -> Tensor:
         """The norm of all gradients."""
@@ -87,6 +83,9 @@ class Elsewhere:
         """Nothing."""
 
     def wait(self) -> None:
+        """Nothing."""
+
+    def lock(self) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ Data order, randomness and the batches that were left out are functions of the s
 step follows from the newest checkpoint before it, or from the seed alone when there is none that old. A difference
 means that the machine, the code or the data is not what it was.
 """
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from meristem.core.run import Run
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.guard import Detours
 from meristem.train.hooks import read_log
+from meristem.train.mesh import connect
+from meristem.train.processes import Elsewhere
 from meristem.train.run import LOG, RECIPE, SKIPS, assemble, trainer_of
 
 COMPARED = ("loss", "grad_norm", "lr", "targets")
@@ -35,7 +38,8 @@ class Replay:
 def replay(folder: Path, step: int, progress: Progress = SILENT) -> Replay:
     """Recompute the run in `folder` up to `step` (counted from 1, as in its log), writing nothing.
 
-    RequestError when the folder is no run or the step is not in its log; a run that is still training is refused.
+    RequestError when the folder is no run or the step is not in its log; a run that is still training is refused. What
+    many processes computed, as many recompute (torchrun, as the run was started).
     """
     if not (folder / RECIPE).is_file():
         raise RequestError(f"{folder} is not a run folder (it has no {RECIPE})")
@@ -44,8 +48,11 @@ def replay(folder: Path, step: int, progress: Progress = SILENT) -> Replay:
         raise RequestError(f"{folder} has no step {step} in its log; it has {min(logged, default=0)} to "
                            f"{max(logged, default=0)}")
     run = from_dict(Run, read_json(folder / RECIPE))
-    with Checkpoints(folder / "checkpoints", run.train.keep, progress) as checkpoints:
-        trainer = trainer_of(assemble(run, progress), checkpoints, Detours(folder / SKIPS))
+    with connect(run.train) as world, closing(Checkpoints(folder / "checkpoints", run.train.keep, progress)
+                                              if world.first else Elsewhere()) as checkpoints:
+        world.lead(checkpoints.lock)
+        parts = world.in_turn(lambda: assemble(run, progress))
+        trainer = trainer_of(parts, checkpoints, Detours.told(world, folder / SKIPS), world)
         trainer.objective.train()
         trainer.resume(last=step - 1)
         first, differences = trainer.step + 1, []

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from meristem.objectives.base import Objective
+from meristem.train.divided import local
 from meristem.train.mesh import World
 from meristem.train.trainer import blocks
 
@@ -28,7 +29,9 @@ def shard(objective: Objective, world: World, apart: Sequence[nn.Module] = ()) -
         fully_shard(module, mesh=world.sub("copies"))
     for block in blocks(objective):
         fully_shard(block, mesh=world.sub("data"))
-    fully_shard(objective, mesh=world.sub("data"), reshard_after_forward=True)      # a validation leaves nothing whole
+    scalars = {p for p in objective.parameters() if p.ndim == 0}                    # FSDP2 takes none; summed apart
+    fully_shard(objective, mesh=world.sub("data"), reshard_after_forward=True,      # a validation leaves nothing whole
+                ignored_params=scalars)
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)             # sums: the loss is divided by the global weight already
@@ -36,14 +39,14 @@ def shard(objective: Objective, world: World, apart: Sequence[nn.Module] = ()) -
 
 
 def add_up(params: Sequence[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Sum the gradients of whole parameters over a group, many in one message."""
+    """Sum the gradients of parameters that are not divided over a group, many in one message."""
     if dist.get_world_size(group) == 1:
         return
     while params:
         count, size = 0, 0
         while count < len(params) and (count == 0 or size + params[count].numel() <= BUCKET):
             size, count = size + params[count].numel(), count + 1
-        grads = [p.grad for p in params[:count] if p.grad is not None]
+        grads = [local(p.grad) for p in params[:count] if p.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(flat, group=group)
         for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from meristem.core import registry
+from meristem.core import parallel, registry
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.mesh import Mesh
 from meristem.core.run import Train
 from meristem.data.loader import batch_of
-from meristem.objectives.base import make
+from meristem.objectives.base import Objective, make
 from meristem.train import hooks
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.many import spread
@@ -116,6 +116,43 @@ def one_bit(what: str) -> str:
     return "it ended well"
 
 
+class Pairs(Objective):
+    """Every row against every other, with a learned scale: what a contrastive loss asks of many processes."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__(torch.nn.ModuleDict({"a": torch.nn.Linear(6, 4), "b": torch.nn.Linear(6, 4)}))
+        self.scale = torch.nn.Parameter(torch.tensor(1.5))
+
+    def inputs(self, batch):
+        return {}
+
+    def forward(self, batch):
+        return self.score(torch.stack([self.model["a"](batch["x"]), self.model["b"](batch["x"].flip(1))]), batch)
+
+    def score(self, output, batch):
+        here, there = output[0], parallel.gather(output[1])
+        mine = parallel.rank() + parallel.count() * torch.arange(len(here))
+        middle = parallel.summed(output[1].sum(0)) / len(there)                    # a mean over the whole batch, too
+        logits = self.scale.exp() * here @ (there - middle).T
+        return torch.nn.functional.cross_entropy(logits, mine, reduction="sum"), {}
+
+
+def contrasted(mesh: str) -> list[float]:
+    """Losses and norms of an objective whose rows depend on each other."""
+    config = Train(steps=8, batch=8, lr=0.03, warmup=1, dtype="float32", mesh=mesh, optimizer="adamw")
+    objective = Pairs()
+    processes = spread(objective, config, join(Mesh.of(mesh))) if mesh else One()
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 8, 6, generator=draw)
+    trainer = Trainer(objective, lambda step: [{"x": x[step], "weight": torch.ones(8)}], config, processes=processes)
+    numbers: list[float] = []
+    trainer.hooks.append(lambda t, facts: numbers.extend((facts["loss"], facts["grad_norm"])))
+    trainer.fit()
+    rest = [{"x": x[0, :5], "weight": torch.ones(5)}]
+    return [*numbers, hooks.validate(objective, rest, processes)]
+
+
 def validated() -> list[float]:
     """The loss over batches of which the last cannot be shared by two; and the whole model's weights in one number."""
     trainer = trainer_of("dp=2", "llama", steps=3)
@@ -129,6 +166,7 @@ def everything(cases: list[tuple[str, str, dict]], folder: str) -> dict[str, Any
     """All that two processes are asked, in one start of them."""
     return {"runs": [run(mesh, family, **train) for mesh, family, train in cases],
             "on": go_on("dp=2", folder, 7) + go_on("tp=2", folder, 10),
+            "pairs": contrasted("dp=2"),
             "nan": one_bad_number(), "weights": one_bit("weights"), "rows": one_bit("rows"), "validated": validated()}
 
 
@@ -177,6 +215,10 @@ def test_one_two_and_one_process_in_turn_make_one_run(two):
     assert first["on"] == second["on"]
     whole = run("", "llama", guard=False)[::2]
     assert [*before, *first["on"], *after] == pytest.approx(whole, abs=1e-5) and len(whole) == STEPS
+
+
+def test_rows_that_are_compared_with_all_others_see_those_of_the_other_process(two):
+    assert two[0]["pairs"] == two[1]["pairs"] == pytest.approx(contrasted(""), abs=1e-5)
 
 
 def test_a_bad_number_in_one_process_is_refused_by_all(two):
