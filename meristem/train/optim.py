@@ -87,11 +87,12 @@ class Optimizer:
         self.params = list(self.named.values())
         self.parts: list[torch.optim.Optimizer] = []
         for kind in sorted({rule.kind for rule in made.values()}):
-            groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+            groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
             for name, rule in made.items():
                 if rule.kind == kind:
-                    groups[rule.lr, rule.decay].append(self.named[name])
-            rows = [{"params": params, "share": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+                    p = self.named[name]                       # torch updates divided and whole ones apart
+                    groups[rule.lr, rule.decay, divided.divided(p)].append(p)
+            rows = [{"params": params, "share": lr, "weight_decay": decay} for (lr, decay, _), params in groups.items()]
             self.parts.append(KINDS[kind](rows, config))
         self.show = config.weights == "average"
         self.ema = config.ema

@@ -28,6 +28,7 @@ from meristem.core.types import Batch
 from meristem.nn import moe
 from meristem.nn.linear import Embedding
 from meristem.objectives.base import Objective
+from meristem.train.divided import alike, local
 
 Kind = Literal["gpipe", "1f1b"]
 SCHEDULES: dict[str, type[ScheduleGPipe] | type[Schedule1F1B]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
@@ -193,6 +194,9 @@ class Pipeline:
             raise RequestError(f"1f1b needs at least as many micro-batches as stages: {len(micro)} for "
                                f"pp={self.stages}; set train.micro lower, or use gpipe")
         self.run(micro, share, train=True)
+        for p in self.objective.parameters():                  # a table divided over tp gets a whole gradient
+            if p.grad is not None:
+                p.grad = alike(p.grad, p)
         if self.twin is not None:
             self.add_twins()
         return self.shared()
@@ -240,17 +244,11 @@ class Pipeline:
         dist.all_reduce(values, group=self.group)
         return dict(zip(self.facts, values.unbind(), strict=True))
 
-    def norm(self, params: Sequence[nn.Parameter]) -> Float[Tensor, ""]:
-        """The gradient's norm over all stages, a tied table counted once; `params` are this stage's."""
-        grads = [p.grad for p in params if p.grad is not None and not (self.rank and p is self.twin)]
-        square = nn.utils.get_total_norm(grads).square().to(self.device)
-        dist.all_reduce(square, group=self.group)
-        return square.sqrt()
-
     def add_twins(self) -> None:
         """Sum the gradients of the tied table over the first and the last stage."""
         assert self.twin is not None and self.twin.grad is not None
-        mine, other = self.twin.grad, torch.empty_like(self.twin.grad)
+        mine = local(self.twin.grad)
+        other = torch.empty_like(mine)
         peer = self.stages - 1 if self.rank == 0 else 0
         for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, mine, group=self.group, group_peer=peer),
                                             dist.P2POp(dist.irecv, other, group=self.group, group_peer=peer)]):
