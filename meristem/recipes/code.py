@@ -42,7 +42,7 @@ def fim() -> Run:
 def codex() -> Run:
     """Functions from their docstrings: the decoder of `code` trained on, on those of its corpus and on made-up ones.
 
-    Command: `meristem pretrain codex base=runs/code data.corpus=CORPUS --out runs/codex`, then `meristem evaluate
+    Command: `meristem adapt runs/code codex data.corpus=CORPUS --out runs/codex`, then `meristem evaluate
     runs/codex --corpus CORPUS --tasks procedural_functions`. CPU time: not measured yet. Expected: pass@100 above
     pass@1 on 120 functions that were in no training split; not measured yet.
     """

@@ -18,6 +18,7 @@ class ProceduralFunctions(Functional):
     """Items do not depend on the corpus."""
 
     name, version, count = "procedural_functions", 1, 120
+    length = 40                         # the reference answers have at most 24 tokens of a vocabulary of 4,096
 
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """At most `limit` problems of the test split, chosen by `seed`."""
