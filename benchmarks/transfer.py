@@ -4,8 +4,8 @@
     python -m benchmarks.transfer CORPUS --optimizer adamw            # 5 CPU minutes on one thread; resumable
     python -m benchmarks.transfer CORPUS --optimizer muon
 
-Tensor Programs V (Yang et al. 2022, https://arxiv.org/abs/2203.03466, figure 1), small: Llamas of 3 layers with heads of
-32 and widths of 64, 128 and 256, 120 steps of 8 x 128 tokens (512 ids), rates in factors of two; "standard" is what
+Tensor Programs V (Yang et al. 2022, https://arxiv.org/abs/2203.03466, figure 1), small: Llamas of 3 layers with heads
+of 32 and widths of 64, 128 and 256, 240 steps of 4 x 64 tokens (512 ids), rates in factors of two; "standard" is what
 every run has, "transfer" is train.base_width=64 (`train.groups`), equal at width 64. A row of results/transfer.jsonl:
 {optimizer, width, base, lr, seed, loss, seconds}, loss being the validation split's in nats a token. The table printed
 has for every width the best rate, the loss there, and the loss at the rate that was best at the smallest width.
@@ -23,16 +23,15 @@ from meristem.train.run import assemble, trainer_of
 
 ROWS = Path(__file__).parent / "results" / "transfer.jsonl"
 WIDTHS, BASE = (64, 128, 256), 64
-RATES = {"adamw": (-9, -4), "muon": (-8, -3)}                 # powers of two: first and last
-HELD_OUT = 8                            # validation batches of 8 x 128 tokens
+RATES = {"adamw": (-12, -6), "muon": (-10, -4)}                 # powers of two: first and last
+HELD_OUT = 64                           # validation batches of 4 x 64 tokens
 
 
 def run_of(corpus: str, optimizer: str, width: int, base: int, lr: float, seed: int) -> Run:
     """One run of the sweep."""
-    shape = {"dim": width, "layers": 3, "heads": width // 32, "hidden": 64 * round(width / 24), "tied": True,
-             "qk_norm": True}
+    shape = {"dim": width, "layers": 3, "heads": width // 32, "hidden": 64 * round(width / 24), "qk_norm": True}
     return Run("transfer", Part("llama", shape), data=Data(corpus, Part("bpe", {"vocab": 512})), seed=seed,
-               train=Train(steps=120, batch=8, context=128, optimizer=optimizer, lr=lr, warmup=12, guard=False,
+               train=Train(steps=240, batch=4, context=64, optimizer=optimizer, lr=lr, warmup=24, guard=False,
                            base_width=base, compile=False))
 
 
