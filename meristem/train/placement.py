@@ -32,6 +32,7 @@ from meristem.plan import energy
 from meristem.plan.cost import LOGIT_BYTES, RUNTIME, Cost, stored
 from meristem.plan.devices import Device, device
 from meristem.train import tensor
+from meristem.train.mesh import refuse_uneven
 from meristem.train.pipeline import layers_of
 
 REACHED = 0.54                          # of peak, by the layers' arithmetic alone
@@ -153,14 +154,12 @@ class _Layout:
     def refuse(self, micro: int) -> None:
         """RequestError where something does not divide."""
         m, t = self.mesh, self.run.train
+        refuse_uneven(t, m)
         experts = [len(e.gate) for e in self.model.modules() if isinstance(e, Experts)]
         if m.world > self.kind.node and m.world % self.kind.node:
             raise RequestError(f"mesh {m} has {m.world} processes, which do not fill nodes of {self.kind.node}")
         if t.batch % micro:
             raise RequestError(f"train.batch={t.batch} is no multiple of train.micro={micro}")
-        if micro % m.rows:
-            raise RequestError(f"{micro} rows of a micro-batch do not divide over {m.rows} processes (dp x ep); "
-                               f"set train.micro or train.batch to a multiple of {m.rows}")
         if t.context % m.cp:
             raise RequestError(f"train.context={t.context} does not divide into cp={m.cp} equal parts")
         if m.ep > 1 and (not experts or any(e % m.ep for e in experts)):

@@ -11,7 +11,7 @@ from meristem.objectives.base import Objective
 from meristem.objectives.next_token import NextToken
 from meristem.train.pipeline import Pipeline, cut, layers_of
 from tests.train.processes import spawned
-from tests.train.test_many import run
+from tests.train.test_many import run, trainer_of
 
 STEPS = 50
 CASES = {"llama": "gpipe", "tied": "1f1b", "gpt2": "1f1b", "mixtral": "1f1b"}      # what is cut -> its schedule
@@ -96,9 +96,39 @@ def staged(cases: dict[str, str]) -> dict:
     return found
 
 
+def go_on(mesh: str, folder: str, stop: int) -> list[float]:
+    """The losses of one run's steps from its newest checkpoint, if any, up to `stop`, and a checkpoint there."""
+    trainer = trainer_of(mesh, "llama", folder=Path(folder), micro=4, guard=False)
+    assert trainer.resume() == (stop > 4)
+    losses = []
+    while trainer.step < stop:
+        losses.append(trainer.update(trainer.source(trainer.step))["loss"])
+        trainer.step += 1
+    trainer.save(wait=True)
+    return losses
+
+
+def both(cases: dict[str, str], folder: str) -> dict:
+    return {**staged(cases), "resumed": go_on("pp=2", folder, 8)}
+
+
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    return spawned(2, staged, tmp_path_factory.mktemp("two"), CASES)
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[float]]:
+    """What two stages found, and the losses of a run on one, two and one process in turn."""
+    folder = tmp_path_factory.mktemp("two")
+    before = go_on("", str(folder / "run"), 4)
+    ranks = spawned(2, both, folder, CASES, str(folder / "run"))
+    return ranks, [*before, *ranks[0]["resumed"], *go_on("", str(folder / "run"), 12)]
+
+
+@pytest.fixture(scope="module")
+def two(resumed: tuple[list[dict], list[float]]) -> list[dict]:
+    return resumed[0]
+
+
+def test_a_run_goes_on_in_stages_and_back_in_one_process(resumed, tmp_path):
+    whole = go_on("", str(tmp_path), 4) + go_on("", str(tmp_path), 12)
+    assert resumed[1] == pytest.approx(whole, abs=1e-5) and len(whole) == 12
 
 
 def agree(name: str, ranks: list[dict]) -> None:
