@@ -11,7 +11,7 @@ def mapping() -> Run:
     """In-context learning (GPT-3): every document has a hidden rule of its own, which only its earlier lines show.
 
     Command: `meristem pretrain mapping data.corpus=CORPUS --out runs/mapping` on the corpus `toy:mapping`. CPU time:
-    not measured yet. Expected: `exact_answer` rises from 0 to 4 to 23 shots; not measured yet.
+    0.6 minutes. Expected: `exact_answer` of 0.07, 0.47 and 0.96 after 0, 4 and 23 shots (seed 0; docs/results.md).
     """
     return Run(
         name="mapping",
