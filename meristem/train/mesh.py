@@ -23,6 +23,7 @@ from meristem.core import parallel
 from meristem.core.errors import MeristemError, RequestError
 from meristem.core.mesh import AXES, Mesh
 from meristem.core.run import Train
+from meristem.train.meeting import meet
 
 if TYPE_CHECKING:                       # 0.8 s that one process does not pay
     from torch.distributed.device_mesh import DeviceMesh
@@ -164,7 +165,8 @@ def connect(train: Train) -> Iterator[World]:
         return
     refuse_uneven(train, mesh)
     timeout = datetime.timedelta(seconds=max(TIMEOUT, 2 * train.hang_seconds))
-    dist.init_process_group("gloo", timeout=timeout)
+    store, rank, count = meet(timeout)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timeout)
     try:
         world = join(mesh)
         yield world
