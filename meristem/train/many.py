@@ -73,13 +73,16 @@ class Many(One):
         self.seen: list[str] = []                              # digests of the batches since the last comparison
 
     def seed(self, seed: int, step: int) -> None:
+        """Other rows, other dropout; the processes of tp have the same."""
         torch.manual_seed(seed_of(seed, "step", step, "rows", self.world.row, self.world.at["cp"]))
 
     def mine(self, batch: Batch) -> Batch:
+        """Its rows and places; what all were given is remembered for `compare`."""
         self.seen = [digest_bytes(*self.seen, *(batch[key].numpy().tobytes() for key in sorted(batch)))]
         return self._part(batch)
 
     def judge(self, objective: Objective, batch: Batch) -> tuple[float, float]:
+        """A batch whose rows do not divide is judged by everybody and counted once."""
         rows = next(len(value) for value in batch.values() if value.ndim)
         shared = rows % self.world.mesh.rows == 0              # a rest that is not: everybody judges it, one counts
         mine = self._part(batch) if shared else context.part(batch, self.world)
@@ -96,9 +99,11 @@ class Many(One):
         return context.part(batch, self.world)
 
     def sum(self, *values: float) -> list[float]:
+        """In fp64, over "data"."""
         return self.world.sum(values, "data")
 
     def backward(self, objective: Objective, micro: list[Batch], share: float) -> Sums:
+        """As one process does, and gradients added up."""
         if self.pipeline is not None:
             sums = self.pipeline.backward(micro, share)
         else:
@@ -130,16 +135,19 @@ class Many(One):
         return torch.tensor(self.world.sum([square])[0], dtype=torch.float64).sqrt()
 
     def clip(self, params: Sequence[nn.Parameter], limit: float, norm: Tensor) -> None:
+        """Every process scales what it has by the same number."""
         scale = min(1.0, limit / (float(norm) + 1e-6))         # torch's own formula
         for p in params:
             if p.grad is not None:
                 local(p.grad).mul_(scale)
 
     def agree(self, signal: int, save: bool) -> tuple[int, bool]:
+        """The largest signal number, and what the first process wants."""
         number, due = self.world.most([float(signal), float(save and self.world.first)])
         return int(number), bool(due)
 
     def compare(self, step: int, objective: Objective, facts: dict[str, Any]) -> None:
+        """Every CHECK steps; see KINDS for who should have what in common."""
         if step % CHECK and step:
             return
         said = {key: facts.get(key) for key in ("loss", "grad_norm", "lr", "tokens", "skipped")}
@@ -160,12 +168,14 @@ class Many(One):
                                        "checkpoint is intact: leave that machine out and run the same command again")
 
     def whole(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put together by all, kept by the first."""
         gathered = {name: whole(tensor) for name, tensor in named.items()}     # every process takes part in each
         if self.pipeline is not None:
             gathered = self.pipeline.gather(gathered)
         return gathered if self.world.first else {}
 
     def model(self, objective: Objective) -> nn.Module | None:
+        """Built anew from the outline; ties are kept."""
         state = self.whole({name: t for name, t in objective.state_dict().items() if name.startswith(MODEL)})
         if not self.world.first:
             return None
@@ -179,6 +189,7 @@ class Many(One):
         return model.eval()
 
     def newest(self, checkpoints: "Checkpoints | Elsewhere", last: int | None, like: Like) -> Found | None:
+        """The first process reads and verifies; the others are sent each tensor and keep their part of it."""
         found: list[Found | None] = []
 
         def look() -> Any:
