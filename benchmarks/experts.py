@@ -18,7 +18,6 @@ import torch
 from benchmarks.common import record
 from meristem.core.config import edit
 from meristem.core.files import read_json
-from meristem.core.run import Run
 from meristem.corpus import find
 from meristem.corpus.curate import curate
 from meristem.data.loader import sweep
@@ -61,27 +60,26 @@ def main() -> None:
              for name, run in runs.items()}
     ratio = costs["mixtral"].training_flops / costs["dense"].training_flops
     runs["dense"] = edit(runs["dense"], {"train.steps": round(runs["dense"].train.steps * ratio)})
-    table: dict[str, Any] = {}
-    for name, run in runs.items():
-        def trained(rate: float, seed: int, run: Run = run, name: str = name) -> tuple[float, Path]:
-            folder = given.out / f"{name}-{rate:g}-{seed}"
-            pretrain(edit(run, {"data.corpus": str(corpus.folder), "train.lr": rate, "train.compile": False,
-                                "seed": seed}), folder)
-            print(folder.name, value := float(read_json(folder / "result.json")["validation"]),
-                  f"{time.process_time():.0f} CPU s", flush=True)
-            return value, folder
+    def trained(name: str, rate: float, seed: int) -> float:
+        folder = given.out / f"{name}-{rate:g}-{seed}"
+        pretrain(edit(runs[name], {"data.corpus": str(corpus.folder), "train.lr": rate, "train.compile": False,
+                                   "seed": seed}), folder)
+        value = float(read_json(folder / "result.json")["validation"])
+        print(folder.name, value, f"{time.process_time():.0f} CPU s", flush=True)
+        return value
 
-        tried = {rate: trained(rate, given.seeds[0])[0] for rate in RATES}
-        best = min(tried, key=tried.__getitem__)
-        found = [trained(best, seed) for seed in given.seeds]
-        table[name] = {"parameters": costs[name].parameters, "active": costs[name].active, "steps": run.train.steps,
-                       "training_flops_per_token": costs[name].training_flops, "rate": best,
-                       "tried": {f"{rate:g}": value for rate, value in tried.items()},
-                       "nats_per_token": [value for value, _ in found]}
-        if name == "mixtral":
-            shares = [loads(folder, shards.split("validation"), run.train.context) for _, folder in found]
-            table[name]["smallest_share"] = [min(min(layer) for layer in model) for model in shares]
-            table[name]["largest_share"] = [max(max(layer) for layer in model) for model in shares]
+    tried = {name: {rate: trained(name, rate, given.seeds[0]) for rate in RATES} for name in runs}
+    best = {name: min(values, key=values.__getitem__) for name, values in tried.items()}
+    found = [{name: trained(name, best[name], seed) for name in runs} for seed in given.seeds]
+    table: dict[str, Any] = {name: {
+        "parameters": costs[name].parameters, "active": costs[name].active, "steps": run.train.steps,
+        "training_flops_per_token": costs[name].training_flops, "rate": best[name],
+        "tried": {f"{rate:g}": value for rate, value in tried[name].items()},
+        "nats_per_token": [values[name] for values in found]} for name, run in runs.items()}
+    shares = [loads(given.out / f"mixtral-{best['mixtral']:g}-{seed}", shards.split("validation"),
+                    runs["mixtral"].train.context) for seed in given.seeds]
+    table["mixtral"]["smallest_share"] = [min(map(min, model)) for model in shares]
+    table["mixtral"]["largest_share"] = [max(map(max, model)) for model in shares]
     gaps = [a - b for a, b in zip(table["mixtral"]["nats_per_token"], table["dense"]["nats_per_token"], strict=True)]
     record("experts", {"seeds": given.seeds, "corpus": corpus.hash, "networks": table, "mixtral_minus_dense": gaps,
                        "cpu_minutes": time.process_time() / 60})
