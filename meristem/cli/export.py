@@ -14,10 +14,12 @@ def export(
     model: Annotated[Path, typer.Argument(help="A model folder or run folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     to: Annotated[str, typer.Option(help=f"The format: {', '.join(FORMATS)}.")] = "hf",
+    bits: Annotated[int, typer.Option(help="8 or 4: quantise the weights, for meristem alone; 0 = as they are.")] = 0,
+    group: Annotated[int, typer.Option(help="With --bits: columns that share a scale; 0 = a whole row.", min=0)] = 32,
 ) -> Answer:
     """Write a model for other programs; what was written is loaded again and must give equal logits, or it is removed.
 
-    The folder loads with transformers: AutoModelForCausalLM.from_pretrained(OUT).
+    The folder loads with transformers: AutoModelForCausalLM.from_pretrained(OUT). With --bits meristem alone reads it.
 
     Example: meristem export runs/fill --to hf --out ~/models/fill
 
@@ -25,11 +27,11 @@ def export(
     """
     if to not in FORMATS:
         raise RequestError(f"no format {to!r}; {nearest(to, FORMATS)}")
-    facts = _write(model_folder(model), out.expanduser())
+    facts = _write(model_folder(model), out.expanduser(), bits, group)
     return Answer(facts, f"{out}: {facts['parameters']:,} parameters; reloaded, logits equal")
 
 
-def _write(source: Path, out: Path) -> dict[str, Any]:
+def _write(source: Path, out: Path, bits: int, group: int) -> dict[str, Any]:
     """Save, load again, compare logits on random ids; MachineError (and nothing left behind) when they differ."""
     import shutil
 
@@ -37,7 +39,10 @@ def _write(source: Path, out: Path) -> dict[str, Any]:
 
     from meristem.core.files import claim
     from meristem.hub import hf
+    from meristem.nn.quantise import quantise
     loaded = hf.load(source)
+    if bits:
+        quantise(loaded.module, bits, group)
     claim(out, "export", lambda folder: False)
     hf.save(out, loaded.family, loaded.config, loaded.module, loaded.codec, chat=loaded.chat)
     again = hf.load(out)
@@ -48,5 +53,5 @@ def _write(source: Path, out: Path) -> dict[str, Any]:
     if gap != 0.0:
         shutil.rmtree(out)
         raise MachineError(f"the reloaded logits differ by {gap:.3g}, so {out} was removed; {source} may be damaged")
-    return {"model": str(source), "out": str(out), "format": "hf", "max_difference": gap,
+    return {"model": str(source), "out": str(out), "format": "hf", "max_difference": gap, "bits": bits,
             "parameters": sum(p.numel() for p in again.module.parameters())}

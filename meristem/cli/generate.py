@@ -12,7 +12,7 @@ GUESSES = 4                             # tokens guessed ahead when a draft mode
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="A model folder or run folder.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="A model, run or adapter folder.", show_default=False)],
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads standard input.", show_default=False)],
     suffix: Annotated[str | None, typer.Option(help="Write what belongs between the prompt and this text; for models "
                                                     "trained with objective fill_in_the_middle.")] = None,
@@ -45,7 +45,8 @@ def generate(
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (no model there, a prompt longer than the context).
     """
-    folder = model_folder(model)
+    adapter = (model.expanduser() / "adapter_config.json").is_file()           # api.load finds its base
+    folder = model if adapter else model_folder(model)
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise RequestError("the prompt is empty; give some text to go on from")

@@ -22,6 +22,7 @@ from meristem.core import registry
 from meristem.core.config import from_dict, to_dict
 from meristem.core.errors import RequestError, nearest
 from meristem.core.files import committed, read_json, write_json
+from meristem.hub import quantised
 from meristem.hub.cache import locate
 from meristem.hub.tensors import STEMS, Tensors, check, content_hash, write
 
@@ -47,12 +48,12 @@ def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Code
          extra: dict[str, Any] | None = None, chat: "Chat | None" = None) -> None:
     """Write a model folder, whole or not at all; an older one there is replaced. `extra` is kept in MANIFEST.json."""
     entry = registry.load("models", family)
-    tensors = entry.HF.export(module)
+    tensors, packed = quantised.split(entry, config, module)
     end = codec.end if codec else None
     ends = {"bos_token_id": end, "eos_token_id": end}          # one token separates documents, as in GPT-2
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     with committed(folder, {"weights": content_hash(tensors), **(extra or {})}) as tmp:
-        tree = entry.HF_CONFIG.export(config)
+        tree = {**entry.HF_CONFIG.export(config), **packed}
         if "_class_name" in tree:                              # diffusers' layout
             write_json(tmp / "config.json", tree)
             write(tmp, tensors, stem=STEMS[1])
@@ -82,8 +83,14 @@ def load(folder: str | Path, near: Path | None = None) -> Loaded:
         raise RequestError(f"{where / 'config.json'} is not a mapping of settings")
     family, entry = family_of(tree, where / "config.json")
     tree, tensors = _part(entry, tree, Tensors.open(where), where)
+    said = tree.pop(quantised.KEY, None)
     config, module = _empty(entry, tree, where / "config.json")
-    _fill(module, entry.HF.restore(tensors, module, tensors.where))
+    if said is None:
+        state = entry.HF.restore(tensors, module, tensors.where)
+    else:
+        packed = quantised.Packed(tensors, said, entry, module, where / "config.json")
+        state = packed.fill(entry.HF.restore(packed, module, tensors.where))
+    _fill(module, state)
     codec = _codec(where)
     if codec and codec.vocab > config.vocab:
         raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, "
@@ -125,7 +132,7 @@ def family_of(tree: dict[str, Any], source: Path) -> tuple[str, ModuleType]:
 
 def identity(family: str, module: nn.Module) -> str:
     """A hash of the weights under their Hugging Face names: equal before saving and after loading anywhere."""
-    return content_hash(registry.load("models", family).HF.export(module))
+    return content_hash(quantised.split(registry.load("models", family), module.config, module)[0])
 
 
 def _part(entry: ModuleType, tree: dict[str, Any], tensors: Tensors, where: Path) -> tuple[dict[str, Any], Tensors]:
@@ -179,8 +186,9 @@ def _empty(entry: ModuleType, tree: dict[str, Any], source: Path) -> tuple[Any, 
 
 def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Assign tensors to a module built on the meta device; tied names share one tensor and so one Parameter."""
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    made = {id(t): nn.Parameter(t, requires_grad=t.is_floating_point()) for n, t in state.items() if n in parameters}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    made = {id(t): nn.Parameter(t, requires_grad=parameters[n].requires_grad and t.is_floating_point())
+            for n, t in state.items() if n in parameters}
     module.load_state_dict({name: made[id(t)] if name in parameters else t for name, t in state.items()}, assign=True)
     empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not empty, f"buffers must be saved with the state or computed in forward: {empty}"

@@ -75,3 +75,13 @@ class Pieces(io.StringIO):
     def write(self, text: str) -> int:
         self.written.append(text)
         return super().write(text)
+
+
+def test_export_quantises_and_generate_reads_it(run, trained: Path, tmp_path: Path) -> None:
+    made = run("export", trained, "--out", tmp_path / "q", "--bits", "4", "--json")
+    assert made.status == 0, made.err
+    assert made.json["max_difference"] == 0.0 and made.json["bits"] == 4
+    size = [(folder / "model.safetensors").stat().st_size for folder in (trained / "model", tmp_path / "q")]
+    assert size[1] < 0.75 * size[0]                            # half of this model is its table, which stays as it is
+    assert run("generate", tmp_path / "q", "def ", "--length", "4").status == 0
+    assert "8 or 4 bits" in run("export", trained, "--out", tmp_path / "n", "--bits", "5").complaint
