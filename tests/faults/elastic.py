@@ -68,7 +68,7 @@ def session(folder: Path, fault: str, restarts: int = 5) -> None:
     child = os.fork()
     if child == 0:
         os.setsid()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         config = LaunchConfig(1, 1, 2, max_restarts=restarts, start_method="fork", rdzv_backend="c10d",
                               rdzv_endpoint="localhost:0", run_id=folder.name, monitor_interval=0.05)
