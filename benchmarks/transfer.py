@@ -1,12 +1,12 @@
 """Does the best learning rate of a narrow model stay the best of a wider one? A sweep with and without base_width.
 
     meristem curate stdlib --out CORPUS --limit 8M
-    python -m benchmarks.transfer CORPUS --optimizer adamw            # 5 CPU minutes on one thread; resumable
+    python -m benchmarks.transfer CORPUS --optimizer adamw            # 4 CPU minutes on one thread; resumable
     python -m benchmarks.transfer CORPUS --optimizer muon
 
 Tensor Programs V (Yang et al. 2022, https://arxiv.org/abs/2203.03466, figure 1), small: Llamas of 3 layers with heads
 of 32 and widths of 64, 128 and 256, 240 steps of 4 x 64 tokens (512 ids), rates in factors of two; "standard" is what
-every run has, "transfer" is train.base_width=64 (`train.groups`), equal at width 64. A row of results/transfer.jsonl:
+every run has, "transfer" is train.base_width=256 (`train.groups`), equal at width 256. A row of results/transfer.jsonl:
 {optimizer, width, base, lr, seed, loss, seconds}, loss being the validation split's in nats a token. The table printed
 has for every width the best rate, the loss there, and the loss at the rate that was best at the smallest width.
 """
@@ -22,7 +22,7 @@ from meristem.train.hooks import validate
 from meristem.train.run import assemble, trainer_of
 
 ROWS = Path(__file__).parent / "results" / "transfer.jsonl"
-WIDTHS, BASE = (64, 128, 256), 64
+WIDTHS, BASE = (64, 128, 256), 256
 RATES = {"adamw": (-12, -6), "muon": (-10, -4)}                 # powers of two: first and last
 HELD_OUT = 64                           # validation batches of 4 x 64 tokens
 

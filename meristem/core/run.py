@@ -41,7 +41,7 @@ class Train:
     lr: float = 3e-3
     groups: tuple[Group, ...] = ()      # exceptions for parameters by name
     layer_decay: float = 1.0            # learning rate of a block over that of the block above it
-    base_width: int = 0                 # the width `lr` was found at; 0 = no transfer across widths (train.groups)
+    base_width: int = 0                 # one `lr` for all widths, this width being as usual; 0 = no (train.groups)
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: int = 50                    # steps of linear rise

@@ -8,9 +8,10 @@
   first row that finds a name decides; a row that decides nothing is an error.
 - `train.layer_decay`: block i of n gets lr * layer_decay^(n - i), embeddings the lowest, final norm and head the whole
   rate (Howard & Ruder 2018, https://arxiv.org/abs/1801.06146; Clark et al. 2020, https://arxiv.org/abs/2003.10555).
-- `train.base_width`: the maximal update parameterisation, so that the best rate of a model of that width is the best of
-  a wider one (Yang et al. 2022, Tensor Programs V, https://arxiv.org/abs/2203.03466, table 8). With m = width / base:
-  hidden matrices start at their standard deviation / sqrt(m), and under Adam learn at lr / m; logits are divided by m.
+- `train.base_width`: the maximal update parameterisation, so that the best rate of a narrow model is the best of a wide
+  one with the same base (Yang et al. 2022, Tensor Programs V, https://arxiv.org/abs/2203.03466, table 8). At the base
+  width itself nothing differs from a run without; 256 is a good one here. With m = width / base: hidden matrices start
+  at their usual deviation / sqrt(m), and under Adam learn at lr / m; logits are divided by m.
   The divisor lives in the last norm's weight (it starts at 1 / m and learns at lr / m): no model format needs a field
   for it, and tied heads work. Muon's update has the spectral norm 0.2 sqrt(width) lr, which should not grow with width
   (Yang, Simon & Bernstein 2023, https://arxiv.org/abs/2310.17813, condition 1): it gets lr / sqrt(m). lr * decay stays
