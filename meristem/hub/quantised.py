@@ -3,7 +3,8 @@
 In place of `NAME.weight` the safetensors hold `NAME.packed`, `NAME.scale` and, where it has offsets, `NAME.low`;
 config.json says so:
 
-    "quantization_config": {"quant_method": "meristem", "layers": {"lm_head": {"bits": 4, "group": 32, "affine": false}}}
+    "quantization_config": {"quant_method": "meristem",
+                            "layers": {"lm_head": {"bits": 4, "group": 32, "affine": false}, ...}}
 
 so that other programs refuse the folder instead of misreading it. Folders quantised by other methods are refused here.
 `hub.hf` calls `split` when it saves and `Packed` when it loads.
@@ -39,7 +40,7 @@ def split(entry: ModuleType, config: Any, module: nn.Module) -> tuple[dict[str, 
     for name, layer in layers.items():
         theirs = _theirs(entry, plain, name)
         if theirs is None:
-            raise RequestError(f"layer {name} shares a tensor with others in the folder's format, so it cannot be saved "
+            raise RequestError(f"layer {name} has no tensor of its own in the folder's format, so it cannot be saved "
                                "quantised; leave it out by its name (quantise(..., where=...))")
         tensors.pop(f"{theirs}.weight", None)                  # absent where it was tied
         tensors |= {f"{theirs}.{part}": t.detach() for part in PARTS if (t := getattr(layer, part)) is not None}
@@ -114,7 +115,8 @@ class Packed(Mapping[str, Tensor]):
                     continue
                 where = f"{theirs}.{part}"
                 if where not in self.tensors:
-                    raise RequestError(f"{self.source}: the folder holds no tensor {where}, though {KEY} names its layer")
+                    raise RequestError(f"{self.source}: the folder holds no tensor {where}, "
+                                       f"though {KEY} names its layer")
                 tensor = self.tensors[where]
                 if tensor.shape != like.shape or tensor.dtype != like.dtype:
                     raise RequestError(f"{self.source}: tensor {where} is {list(tensor.shape)} of {tensor.dtype}, "

@@ -13,7 +13,8 @@ from meristem.nn.quantise import QuantisedLinear, quantise
 
 def model_of(tied: bool = False, vocab: int = 300) -> llama.Model:
     torch.manual_seed(0)
-    made = llama.Model(llama.Config(vocab=vocab, context=64, dim=32, layers=2, heads=4, hidden=64, bias=True, tied=tied))
+    made = llama.Model(llama.Config(vocab=vocab, context=64, dim=32, layers=2, heads=4, hidden=64, bias=True,
+                                    tied=tied))
     with torch.no_grad():
         for p in made.parameters():
             p.add_(0.2 * torch.randn_like(p))

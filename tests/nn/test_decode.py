@@ -149,7 +149,7 @@ def test_logits_are_judged_as_torch_does(vocab):
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", ["plain", "odd"])             # two heads for two threads; head sizes that are no multiple
+@pytest.mark.parametrize("kind", ["plain", "odd"])             # heads of 16 for two threads; heads of 10
 @pytest.mark.parametrize("bits", [0, 4])
 def test_threads_do_not_change_a_bit(kind, bits):
     config, before = (KINDS[kind] if not bits else {}), torch.get_num_threads()

@@ -95,7 +95,7 @@ class Product:
 
 
 def judge(logits: Float[Tensor, "B V"]) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
-    """Of each row the log of the sum of exp and the first largest place, in a fifth of the time of torch's operators."""
+    """Of each row the log of the sum of exp, and the first largest place: one pass instead of torch's ten operators."""
     lib = library() if logits.dtype == torch.float32 and logits.device.type == "cpu" else None
     if lib is None:
         return logits.logsumexp(-1), logits.argmax(-1)
