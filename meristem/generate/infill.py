@@ -47,10 +47,11 @@ class Sentinels:
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
-def prompt(codec: Codec, prefix: str, suffix: str, spm: bool = False, room: int = 0) -> np.ndarray:
+def prompt(codec: Codec, prefix: str, suffix: str, spm: bool = False, room: int = 0, begins: bool = True) -> np.ndarray:
     """The ids after which a model writes what belongs between two texts, taken as one document.
 
-    `room` > 0: at most so many ids; what lies farthest from the gap is left out, from both sides alike.
+    `room` > 0: at most so many ids; what lies farthest from the gap is left out, from both sides alike. `begins`: the
+    document begins with the prefix, so the token before a document comes first.
     """
     before, after = codec.encode_batch([prefix, suffix])
     sentinels, keep = Sentinels.of(codec), room - 4            # three sentinels and the end token
@@ -60,4 +61,4 @@ def prompt(codec: Codec, prefix: str, suffix: str, spm: bool = False, room: int 
         after = after[:max(keep // 2, keep - len(before))]
         before = before[len(before) + len(after) - keep:]
     row = sentinels.arrange(before, np.empty(0, np.int64), after, spm)
-    return np.concatenate([[begin(codec)], row])
+    return np.concatenate([[begin(codec)], row]) if begins else row

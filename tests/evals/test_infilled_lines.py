@@ -8,7 +8,7 @@ from meristem.codecs import bpe
 from meristem.codecs.base import Codec
 from meristem.core.progress import SILENT
 from meristem.evals.base import Item, prompt_hash
-from meristem.evals.tasks.infilled_lines import TASK, askable, asker, line_of
+from meristem.evals.tasks.infilled_lines import EACH, TASK, askable, asker, lines_of
 from meristem.generate.infill import STARCODER, Sentinels
 
 SOURCE = '"""Module {0}."""\nimport os\n\n\ndef area_{0}(width, height):\n    size = width * height\n' \
@@ -39,7 +39,8 @@ def corpus(make_corpus):
 def test_items_stand_in_their_files(corpus) -> None:
     texts = {d.id: d.text for d in corpus.documents("test")}
     items = TASK.items(corpus, bpe.fit(texts.values(), 300), 200, 0)
-    assert len(items) == 30 and len({item.answer for item in items}) > 4
+    assert len(items) == 30 * EACH == len({(i.group, i.prompt) for i in items}) and len({i.answer for i in items}) > 4
+    assert len({item.group for item in items[:30]}) == 30      # every file in turn
     for item in items:
         text = texts[item.group]
         assert text.find(item.prompt + item.answer + item.suffix) == (0 if item.begins else text.find(item.prompt))
@@ -49,10 +50,10 @@ def test_items_stand_in_their_files(corpus) -> None:
 
 def test_context_is_whole_lines_of_bounded_length() -> None:
     text = "\n".join(f"value_{i} = {i} * width" for i in range(200))
-    item = line_of("x", text, 0)
-    assert item is not None and text.index(item.prompt + item.answer + item.suffix) > 0 and not item.begins
+    item = lines_of("x", text, 0)[0]
+    assert text.index(item.prompt + item.answer + item.suffix) > 0 and not item.begins
     assert 350 < len(item.prompt) <= 401 and 150 < len(item.suffix) <= 201
-    assert item.prompt.startswith("value_") and line_of("x", "a = 1\n" * 3, 0) is None
+    assert item.prompt.startswith("value_") and not lines_of("x", "a = 1\n" * 3, 0)
 
 
 @pytest.mark.parametrize("special", [(), STARCODER])
@@ -64,15 +65,16 @@ def test_lines_are_compared_and_models_asked_as_they_can_be(corpus, special: tup
     assert outcome.values["line_exact"] == [float(item.answer == "size = width * height") for item in items]
     assert 0 < sum(outcome.values["line_exact"]) < len(items) and outcome.cut == 0
     for item, ids in zip(items, scribe.asked, strict=True):
-        assert codec.decode(ids) == (item.prompt + item.suffix if special else item.prompt)
-        assert not special or ids[-1] == Sentinels.of(codec).middle
+        assert codec.decode(ids) == (item.suffix + item.prompt if special else item.prompt)
+        assert (ids[0] == codec.end) == item.begins            # only where a document begins
+        assert not special or Sentinels.of(codec).middle in ids
 
 
 def test_a_small_context_keeps_the_sentinels(corpus) -> None:
     codec = bpe.fit([SOURCE], 300, special=STARCODER)
     item, s = TASK.items(corpus, codec, 1, 0)[0], Sentinels.of(codec)
     ids, cut = asker(Scribe(codec, "", space=20))(item)
-    assert cut and len(ids) == 20 and [i for i in ids if i in (s.prefix, s.suffix, s.middle)] == [1, 3, 2]
+    assert cut and len(ids) == 20 and [i for i in ids if i in (s.prefix, s.suffix, s.middle)] == [1, 3, 2]       # SPM
 
 
 def test_the_baseline_is_the_most_common_line(corpus) -> None:

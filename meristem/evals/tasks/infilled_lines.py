@@ -1,10 +1,12 @@
 """Fill in one line of a held-out Python file from what stands before and after it.
 
-Single-line infilling as in Bavarian et al. 2022, https://arxiv.org/abs/2207.14255 section 2.2, on real files: the model
-sees up to 400 characters before the line, its indentation included, and up to 200 after it, and writes greedily; what
-it wrote up to the first line end counts as right when it equals the author's line, trailing spaces apart. A model whose
-tokenizer has the sentinel tokens is asked to fill the gap (PSM); any other goes on from the text before it, which is
-what the left-to-right comparison of FIM papers does. Baseline: the training split's most common line.
+Single-line infilling as in Bavarian et al. 2022, https://arxiv.org/abs/2207.14255 section 2.2, on real files: any line
+of code that is no comment and no string, up to four of a file. The model sees up to 400 characters before the line, its
+indentation included, and up to 200 after it, and writes greedily; what it wrote up to the first line end counts as
+right when it equals the author's line, trailing spaces apart. A model whose tokenizer has the sentinel tokens is asked
+to fill the gap in SPM order, in which the text before the gap stands right before it; any other goes on from the text
+before it, which is what the left-to-right comparison of FIM papers does. Baseline: the training split's most common
+line. Version 2: lines of 3 to 7 characters too, four a file instead of one, SPM instead of PSM.
 """
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,23 +25,24 @@ from meristem.generate.infill import Sentinels, prompt
 
 LENGTH = 48                             # tokens of a completion
 CHUNK = 64
+EACH = 4                                # lines of a file, at most
 BEFORE, AFTER = 400, 200                # characters of context, in whole lines
-SHORTEST, LONGEST = 8, 60               # characters of a line that is asked for, without its indentation
+SHORTEST, LONGEST = 3, 60               # characters of a line that is asked for, without its indentation
 EXACT = Metric("line_exact", "held-out lines equal to the author's", "share", "share", True)
 
 
 class InfilledLines:
-    """Items are lines of test files, one a file."""
+    """Items are lines of test files."""
 
-    name, version, count = "infilled_lines", 1, 200
+    name, version, count = "infilled_lines", 2, 200
     metrics = (EXACT,)
 
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
-        """One line of each of at most `limit` Python files, both chosen by `seed`."""
+        """One line of each Python file in turn, files and lines chosen by `seed`, until `limit` or EACH is reached."""
         files = [d for d in corpus.documents("test") if is_python(d.meta)]
         order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(files))
-        found = (line_of(files[i].id, files[i].text, seed) for i in order)
-        return [item for item in found if item][:limit]
+        found = [lines_of(files[i].id, files[i].text, seed) for i in order]
+        return [lines[turn] for turn in range(EACH) for lines in found if turn < len(lines)][:limit]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Greedy lines compared with the author's."""
@@ -82,10 +85,10 @@ def asker(subject: LanguageModel) -> Callable[[Item], tuple[np.ndarray, bool]]:
         return before
 
     def around(item: Item) -> tuple[np.ndarray, bool]:
-        whole = prompt(codec, item.prompt, item.suffix)
+        whole = prompt(codec, item.prompt, item.suffix, spm=True, begins=item.begins)
         if len(whole) <= room:
             return whole, False
-        return prompt(codec, item.prompt, item.suffix, room=int(room)), True
+        return prompt(codec, item.prompt, item.suffix, spm=True, room=int(room), begins=item.begins), True
     return around
 
 
@@ -100,13 +103,15 @@ def askable(line: str) -> bool:
     return SHORTEST <= len(code) <= LONGEST and not code.startswith(("#", '"', "'")) and any(c.isalpha() for c in code)
 
 
-def line_of(group: str, text: str, seed: int) -> Item | None:
-    """One line of a file with what stands around it; None when no line has three more on either side."""
+def lines_of(group: str, text: str, seed: int) -> list[Item]:
+    """At most EACH lines of a file with what stands around them; only lines that have three more on either side."""
     lines = text.split("\n")
     places = [i for i in range(3, len(lines) - 3) if askable(lines[i])]
-    if not places:
-        return None
-    at = places[int(np.random.default_rng(seed_of(seed, "line", group)).integers(len(places)))]
+    order = np.random.default_rng(seed_of(seed, "line", group)).permutation(len(places))
+    return [_item(group, lines, places[n]) for n in order[:EACH]]
+
+
+def _item(group: str, lines: list[str], at: int) -> Item:
     answer = lines[at].strip()
     indent = lines[at][:len(lines[at]) - len(lines[at].lstrip())]
     before, after = lines[:at], lines[at + 1:]
