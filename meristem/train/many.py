@@ -78,7 +78,7 @@ class Many(One):
 
     def mine(self, batch: Batch) -> Batch:
         """Its rows and places; what all were given is remembered for `compare`."""
-        self.seen = [digest_bytes(*self.seen, *(batch[key].numpy().tobytes() for key in sorted(batch)))]
+        self.seen = [digest_bytes(*self.seen, *(_raw(batch[key]) for key in sorted(batch)))]
         return self._part(batch)
 
     def judge(self, objective: Objective, batch: Batch) -> tuple[float, float]:
@@ -229,9 +229,12 @@ def _weights(objective: Objective) -> tuple[int, int]:
     named = dict(sorted(objective.state_dict().items()))
     undivided = [t for t in named.values() if not axes(t)]
     divided = [t for t in named.values() if axes(t) and "tp" not in axes(t)]
-    one, other = (_number(*(local(t).detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for t in some))
-                  for some in (undivided, divided))
+    one, other = (_number(*(_raw(local(t)) for t in some)) for some in (undivided, divided))
     return one, other
+
+
+def _raw(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _number(*parts: str | bytes) -> int:
