@@ -27,15 +27,16 @@ def code() -> Run:
 
 
 def fim() -> Run:
-    """The same decoder taught to fill gaps: of nine documents in ten some lines are moved to the end.
+    """The same decoder taught to fill gaps: of nine documents in ten some lines are moved to the end (SPM order).
 
     Command: `meristem pretrain fim data.corpus=CORPUS --out runs/fim`, then `meristem generate runs/fim "x = [a, "
     --suffix "c]" --temperature 0`. The left-to-right model to compare with is `code`: same shape, same tokens.
-    CPU time: not measured yet. Expected: more held-out lines filled exactly than without; not measured yet.
+    CPU time: 6 minutes. Expected: not measured yet in this order alone. With half of the gaps in PSM order this budget
+    was far too small: 2.7 % of 375 held-out lines filled exactly in SPM order, none in PSM, 2.4 % without the suffix.
     """
     return Run(
         name="fim", model=SHAPE,
-        objective=Part("fill_in_the_middle", {"rate": 0.9, "level": "line"}),
+        objective=Part("fill_in_the_middle", {"rate": 0.9, "spm": 1.0, "level": "line"}),
         data=Data(codec=Part("bpe", {"vocab": 4096, "special": SENTINELS})), train=BUDGET)
 
 
