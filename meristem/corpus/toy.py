@@ -9,6 +9,8 @@
 | arithmetic | lines `37+48=85`; the three splits have different problems | calculation |
 | needle | filler with lines `code K482.` in it, then questions for the codes | retrieval at any length |
 
+`toy:scenes` makes pictures: data/scenes.py.
+
 `write` leaves train.jsonl, validation.jsonl and test.jsonl, which `corpus.labelled` makes a corpus of. A row is
 {"input", "target", "shots", "text"}: the last question of the document, its answer, the questions with answers before
 it, and all of it, `input + target` and a line end each. So the same corpus serves next-token prediction on its text,
@@ -91,7 +93,7 @@ class Arithmetic:
 class Needle:
     """`needles` codes at random depths among filler; in training all of them are asked for, in other splits one."""
 
-    documents: int = 6000
+    documents: int = 32_000             # so many that none is read twice in 1,000 steps of 32
     seed: int = 0
     length: int = 128                   # characters of a document, at most: as much filler as that allows
     needles: int = 3
