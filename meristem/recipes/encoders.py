@@ -27,8 +27,9 @@ def roberta() -> Run:
     """The same network as RoBERTa trains it: masks drawn anew each time, text without pairs, more rows an update.
 
     The vocabulary is WordPiece, as the `bert` recipe's, so that their losses can be compared.
-    Command: `meristem pretrain roberta data.corpus=CORPUS --out runs/roberta`. CPU time: not measured yet. Expected: no
-    score was measured yet; `benchmarks/encoders.py` measures what it is worth to 200 labels.
+    Command: `meristem pretrain roberta data.corpus=CORPUS --out runs/roberta`. CPU time: 5.0 minutes
+    for 1,500 steps on film reviews and ten of `classify`. Expected: 6.2 nats a hidden token there after them, of which
+    200 labels gain nothing yet (docs/results.md, A6); more steps were not run.
     """
     return Run(
         name="roberta",
@@ -42,7 +43,8 @@ def classify() -> Run:
     """Classes of texts: fine-tune an encoder (`base`), or with `base=` empty train the same network from nothing.
 
     Command: `meristem pretrain classify data.corpus=ROWS.jsonl base=runs/roberta --out runs/classify`; each line of the
-    file has text and label. CPU time: not measured yet. Expected: no score was measured yet; `benchmarks/encoders.py`.
+    file has text and label. CPU time: less than half a minute. Expected: 58 % of sentences of film reviews right
+    after 200 labels, with a base pretrained for minutes, with none, and by logistic regression on words (A6 there).
     No guard: few rows are soon known by heart, after which a gradient of ordinary size looks like a spike.
     """
     return Run(
