@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def curate(
     paths: Annotated[list[Path], typer.Argument(
         metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
-        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle).",
+        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes).",
         show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -36,7 +36,11 @@ def curate(
     from meristem.corpus import toy
     from meristem.corpus.find import standard_library
     if str(paths[0]).startswith(toy.PREFIX):
-        return _answer(toy.make(str(paths[0])[len(toy.PREFIX):], out.expanduser(), _fields(paths[1:], seed)))
+        name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
+        if name == "scenes":
+            from meristem.data import scenes
+            return _answer(scenes.make(out.expanduser(), fields))
+        return _answer(toy.make(name, out.expanduser(), fields))
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
     with shown("curate") as progress:
         corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit), progress=progress)

@@ -4,12 +4,14 @@
     {"words": ["Ann", "left", "Rome"], "labels": ["PERSON", "O", "PLACE"]}      # a class for each word
     {"text": "Ann left Rome.", "question": "Who left?", "answer": [0, 3]}       # characters of the text
     {"input": "reverse: abc", "target": "cba"}                                  # for encoder-decoders (data.pairs)
+    {"image": "emoji/1f600.png", "text": "grinning face"}                       # a picture beside the file, a caption
     {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
 row, only its exact copies are. The result is an ordinary corpus: its text can be pretrained on as well.
-`data.corpus=reviews.jsonl` makes it beside the file and uses it.
+`data.corpus=reviews.jsonl` makes it beside the file and uses it. A folder of pictures is such a file, too: those in
+`cats/` have the label "cats", and `a.txt` is the caption of `a.png`.
 """
 import json
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from typing import Any
 from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.random import seed_of
-from meristem.corpus import licence
+from meristem.corpus import licence, pictures
 from meristem.corpus.store import FIELDS, LEDGER, SPLITS, SUMMARY, Corpus, line
 
 SHARE = 0.1                             # of the rows for test, and the same for validation
@@ -27,9 +29,9 @@ Row = dict[str, Any]
 
 
 def is_labelled(path: Path) -> bool:
-    """Whether a path is a file of rows, or a folder of such files that is no corpus yet."""
+    """Whether a path is a file of rows, or a folder of such files or of pictures that is no corpus yet."""
     if path.is_dir():
-        return (path / "train.jsonl").is_file() and not (path / SUMMARY).exists()
+        return not (path / SUMMARY).exists() and ((path / "train.jsonl").is_file() or pictures.is_folder(path))
     return path.suffix == ".jsonl" and path.is_file()
 
 
@@ -41,7 +43,8 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0) -> Corpus:
     path = path.expanduser().resolve()
     out = out or path.with_name(path.stem + ".corpus")
     given = {"train": path} if path.is_file() else {s: f for s in SPLITS if (f := path / f"{s}.jsonl").is_file()}
-    state = files.digest_bytes(str(seed), *(name + files.digest(f) for name, f in given.items()))
+    given = given or {"train": path}                           # a folder of pictures
+    state = files.digest_bytes(str(seed), *(name + _state(f) for name, f in given.items()))
     if (out / SUMMARY).is_file():
         there = Corpus.open(out)
         if there.summary.get("state") == state:
@@ -53,8 +56,10 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0) -> Corpus:
     try:
         with files.committed(out) as folder:
             for split, some in found.items():
-                lines = [line({key: value for key, value in row.items() if key != "split"}) for row in some]
+                lines = [line({key: row[key] for key in row if key not in ("split", "file")}) for row in some]
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+                if any("image" in row for row in some):
+                    pictures.write(folder / f"{split}.tar", _members(some, path if path.is_dir() else path.parent))
             ledger = [line({"id": r["id"], "path": r["path"], "verdict": "kept", "split": r["split"]}) for r in rows]
             (folder / LEDGER).write_text("".join(ledger), encoding="utf-8")
             sizes = {split: _size(some) for split, some in found.items()}
@@ -84,8 +89,27 @@ def _place(given: dict[str, Path], seed: int) -> tuple[list[Row], int]:
     return [rows[key] for key in sorted(rows)], copies
 
 
-def _read(path: Path) -> Iterator[Row]:
-    terms = licence.of_folder(path.parent) or licence.UNKNOWN
+def _state(path: Path) -> str:
+    """What a file holds; of a folder of pictures names, sizes and dates."""
+    if path.is_file():
+        return files.digest(path)
+    found = [(row["image"], (path / row["image"]).stat()) for row in pictures.rows_of(path)]
+    return files.digest_bytes(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
+
+
+def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
+    """Picture and caption of each row, for the split's tar."""
+    for row in rows:
+        if "image" in row:
+            yield row["image"], pictures.bytes_of({"image": row["file"]}, root)
+            yield f"{row['id']}.txt", row["text"].encode()
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Every row with the place that error lines name."""
+    if path.is_dir():
+        yield from ((f"{path / row['image']}", row) for row in pictures.rows_of(path))
+        return
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -93,23 +117,44 @@ def _read(path: Path) -> Iterator[Row]:
     for number, text in enumerate(lines, start=1):
         if text.strip():
             try:
-                row = json.loads(text)
+                yield f"{path}:{number}", json.loads(text)
             except json.JSONDecodeError as error:
                 raise RequestError(f"{path}:{number}: {error}") from None
-            if problem := _problem(row):
-                raise RequestError(f"{path}:{number}: {problem}")
-            kept = {key: row[key] for key in FIELDS if key in row}
-            kept |= {"label": str(row["label"])} if "label" in row else {}
-            kept |= {"text": " ".join(row["words"])} if "words" in row else {}
-            kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
-            key = files.digest_bytes(json.dumps(kept, sort_keys=True))
-            yield {"id": key, "path": f"{path.name}:{number}", "kind": "labelled", "licence": terms, **kept}
+
+
+def _read(path: Path) -> Iterator[Row]:
+    root = path if path.is_dir() else path.parent
+    terms = licence.of_folder(root) or licence.UNKNOWN
+    for place, row in _rows(path):
+        if problem := _problem(row):
+            raise RequestError(f"{place}: {problem}")
+        kept = {key: row[key] for key in FIELDS if key in row}
+        kept |= {"label": str(row["label"])} if "label" in row else {}
+        kept |= {"text": " ".join(row["words"])} if "words" in row else {}
+        kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
+        kept |= {"image": _digest(row, root, place)} if "image" in row else {}
+        kept |= {"text": row.get("text", "")} if "image" in row else {}
+        key = files.digest_bytes(json.dumps(kept, sort_keys=True))
+        more = {"file": row["image"], "image": key + Path(row["image"]).suffix.lower()} if "image" in row else {}
+        name = place.removeprefix(f"{path.parent}/")
+        yield {"id": key, "path": name, "kind": "labelled", "licence": terms, **kept, **more}
+
+
+def _digest(row: Row, root: Path, place: str) -> str:
+    """The hash of a row's picture; RequestError when there is none."""
+    try:
+        return files.digest_bytes(pictures.bytes_of(row, root).hex())
+    except ValueError as error:
+        raise RequestError(f"{place}: {error}") from None
 
 
 def _problem(row: Any) -> str:
     """What is wrong with a row, or ""."""
     if not isinstance(row, dict):
         return "a row is an object with text and label"
+    if "image" in row:
+        fine = isinstance(row.get("text", ""), str) and isinstance(row.get("label", ""), str | int)
+        return "" if fine else "text and label of a picture are strings"
     if "input" in row or "target" in row:
         fine = all(isinstance(row.get(key), str) and row[key].strip() for key in ("input", "target"))
         return _shots(row) if fine else "input and target are texts that are not empty"

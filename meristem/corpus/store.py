@@ -5,6 +5,7 @@
 | corpus.json | the summary: inputs, seed, counts by split, kind and licence, and of what each rule dropped |
 | train.jsonl, validation.jsonl, test.jsonl | one kept document a line: id, path, kind, licence, text; sorted by id |
 | ledger.jsonl | one line for every document and file seen: its split, or the rule that dropped it (docs/curation.md) |
+| train.tar, validation.tar, test.tar | the pictures of the rows that have one (corpus/pictures.py) |
 | MANIFEST.json | size and checksum of each of these |
 """
 import json
@@ -19,7 +20,7 @@ from meristem.core.types import Document
 
 SPLITS = ("train", "validation", "test")
 # What a document may have; all but text come from corpus.labelled.
-FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots")
+FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots", "image")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 
 

@@ -158,7 +158,8 @@ def _shards(path: Path) -> list[Path]:
         if Path(name).name != name:
             raise RequestError(f"{path} names {name!r}, which is not a plain file name")
         if not path.with_name(name).is_file():
-            raise RequestError(f"{path.with_name(name)} is missing, though {path.name} lists it; fetch the folder again")
+            raise RequestError(f"{path.with_name(name)} is missing, though {path.name} lists it; "
+                               "fetch the folder again")
     return [path.with_name(name) for name in names]
 
 

@@ -328,7 +328,7 @@ def _read_both(whole: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return text | vision
 
 
-def _write(part: str, tower: str, config: Config) -> dict[str, Any]:
+def _write(part: str, tower: str, config: Config, kind: Kind) -> dict[str, Any]:
     """The keys of one tower."""
     prefix = f"{tower}_config." if part == "both" else ""
     shape = getattr(config, tower)
@@ -344,11 +344,10 @@ def _write(part: str, tower: str, config: Config) -> dict[str, Any]:
 def _map(kind: str, name: str) -> tuple[FieldMap, ...]:
     """Both towers, the text tower and the vision tower of one kind."""
     both = Group(("text_config.*", "vision_config.*", "projection_dim", *ELSEWHERE), _read_both,
-                 lambda c, k: {**_write("both", "text", c), **_write("both", "vision", c),
+                 lambda c, k: {**_write("both", "text", c, k), **_write("both", "vision", c, k),
                                **({"projection_dim": c.project} if c.kind == "clip" else {})})
     one = {part: Group((*SHAPE.values(), *SHARED.values(), *OWN[tower].values(), *ELSEWHERE),
-                       functools.partial(_read, part, tower),
-                       lambda c, k, part=part, tower=tower: _write(part, tower, c))
+                       functools.partial(_read, part, tower), functools.partial(_write, part, tower))
            for part, tower in (("text", "text"), ("image", "vision"))}
     said = {"both": ("Model", kind), "text": ("TextModel", f"{kind}_text_model"),
             "image": ("VisionModel", f"{kind}_vision_model")}

@@ -7,6 +7,7 @@ and class serves all blocks; diffusers stores a copy a block, which is compared 
     model = Model(Config(image=32, patch=2, dim=384, layers=12, heads=6, classes=10))
     model(latents, time, labels=labels)                        # [B, 8, 32, 32]: noise and variance
 """
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +160,7 @@ HF = NameMap(*((f"{a}.{x}", f"{b}.{x}") for a, b in ROWS for x in ("weight", "bi
               "transformer_blocks.{i}.norm1.emb.class_embedder.embedding_table.weight"), repeat=True)
 
 
-def _heads(whole: dict[str, Any]) -> dict[str, Any]:
+def _heads(whole: Mapping[str, Any]) -> dict[str, Any]:
     """The width is heads times their width."""
     heads = whole["num_attention_heads"]
     return {"heads": heads, "dim": heads * whole["attention_head_dim"]}

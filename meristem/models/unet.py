@@ -167,6 +167,7 @@ class Model(nn.Module):
         mask = None if seen is None else seen[:, None]
         kept = [x]
         for level in self.down:
+            assert isinstance(level, Level)
             for i, block in enumerate(level.blocks):
                 x = self.look(block(x, t), level.attends, i, given, mask)
                 kept.append(x)
@@ -176,6 +177,7 @@ class Model(nn.Module):
         x = self.middle[0](x, t)
         x = self.middle[1](self.attend(x, given, mask) if self.config.cross else self.attend(x), t)
         for level in self.up:
+            assert isinstance(level, Level)
             for i, block in enumerate(level.blocks):
                 x = self.look(block(torch.cat([x, kept.pop()], 1), t), level.attends, i, given, mask)
             if level.resize is not None:

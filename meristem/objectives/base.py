@@ -26,6 +26,14 @@ class Objective(nn.Module, abc.ABC):
         self.model = model
         self.routed = moe.layers(model)
 
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Side and channels of the pictures that it is given: what its model's config says."""
+        config = vars(self.model.config)
+        if "image" not in config:
+            raise RequestError("this model sees no pictures; take one that does, or another data.examples")
+        return config["image"], config["inputs"] if "inputs" in config else config["channels"]
+
     def prepare(self, batch: Batch) -> Batch:
         """Corrupt, mask or add noise. Runs without gradients, before `weight` is asked."""
         return batch
@@ -39,7 +47,7 @@ class Objective(nn.Module, abc.ABC):
         """What the model is called with."""
 
     @abc.abstractmethod
-    def score(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def score(self, output: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over its terms (scalar, fp32), and other sums worth logging."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from meristem.core.errors import RequestError
 from meristem.core.types import Batch
+from meristem.nn.image import between
 from meristem.objectives.base import Objective
 
-HEADS = ("sequence", "token", "qa")
+HEADS = ("sequence", "token", "qa", "image")
 
 
 class Classify(Objective):
@@ -32,10 +33,14 @@ class Classify(Objective):
         if "labels" not in batch:
             raise RequestError("classify needs labelled rows; set data.examples=labels")
         labels = batch["labels"]
+        if self.head == "image":
+            return {**batch, "images": between(batch["images"]), "weight": torch.ones(len(labels))}
         return {**batch, "weight": torch.ones(len(labels)) if self.head != "token" else (labels >= 0).float()}
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """tokens [B, T], and what the batch says of segments and types."""
+        """tokens [B, T], and what the batch says of segments and types; images [B, C, H, W] for their head."""
+        if self.head == "image":
+            return {"images": batch["images"]}
         return {"tokens": batch["tokens"][:, :-1], **{key: batch[key] for key in ("segments", "types") if key in batch}}
 
     def score(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -9,6 +9,7 @@ both frozen; a share `drop` of the rows goes without, for guidance (Ho & Saliman
     meristem pretrain diffusion data.corpus=PICTURES objective.target=velocity
 """
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +52,21 @@ class Diffusion(Objective):
                             for folder in (autoencoder, text))
 
     @property
-    def autoencoder(self) -> nn.Module | None:
+    def picture(self) -> tuple[int, int]:
+        """Side and channels before the autoencoder, where there is one."""
+        side, channels = super().picture
+        if self.autoencoder is None:
+            return side, channels
+        c = self.autoencoder.config
+        return side * c.shrink, c.inputs
+
+    @property
+    def autoencoder(self) -> Any:
         """What turns images into latents."""
         return self.frozen[0]
 
     @property
-    def text(self) -> nn.Module | None:
+    def text(self) -> Any:
         """What reads captions."""
         return self.frozen[1]
 
@@ -64,7 +74,7 @@ class Diffusion(Objective):
         """Draw times and noise; images become latents, captions vectors, and some conditions are dropped."""
         images = between(batch["images"])
         if self.autoencoder is not None:
-            images = self.autoencoder.encode(images).float()                    # type: ignore[operator]
+            images = self.autoencoder.encode(images).float()
         rows = len(images)
         steps = torch.randint(0, self.schedule.steps, (rows,))
         dropped = torch.rand(rows) < self.drop
@@ -73,17 +83,17 @@ class Diffusion(Objective):
         if self.classes:
             if "labels" not in batch:
                 raise RequestError("this model is told a class, and the corpus has no labels; set model.classes=0")
-            made["labels"] = torch.where(dropped, self.model.none, batch["labels"])
+            made["labels"] = torch.where(dropped, vars(self.model)["none"], batch["labels"])
         if self.text is not None:
             tokens = batch["tokens"][:, :-1].clone()
             tokens[dropped] = self.blank(tokens.shape[1])
-            made["condition"] = self.text.text.features(tokens)                 # type: ignore[union-attr, operator]
+            made["condition"] = self.text.text.features(tokens)
         return made
 
     def blank(self, length: int) -> Tensor:
         """The tokens of no caption: end tokens."""
         assert self.text is not None
-        return torch.full((length,), self.text.config.end)                      # type: ignore[union-attr]
+        return torch.full((length,), self.text.config.end)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The noisy images [B, C, H, W], time [B] and the condition."""

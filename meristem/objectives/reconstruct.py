@@ -6,6 +6,8 @@ difference a pixel (Rombach et al. 2021, appendix G, without their perceptual an
 
     meristem pretrain autoencoder data.corpus=PICTURES
 """
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,8 +37,8 @@ class Reconstruct(Objective):
         images = between(batch["images"])
         drawn: Batch = {}
         if self.kind == "kl":
-            c = self.model.config
-            latent = (len(images), c.latent, *(side // c.shrink for side in images.shape[2:]))     # type: ignore
+            c: Any = self.model.config
+            latent = (len(images), c.latent, *(side // c.shrink for side in images.shape[2:]))
             drawn = {"noise": torch.randn(latent)}
         return {**batch, **drawn, "images": images, "weight": torch.ones(len(images))}
 

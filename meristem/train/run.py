@@ -34,7 +34,7 @@ from meristem.core.run import Run
 from meristem.core.types import Batch
 from meristem.corpus.labelled import is_labelled, labelled
 from meristem.corpus.store import Corpus
-from meristem.data import encoders, examples, pairs
+from meristem.data import encoders, examples, pairs, pictures
 from meristem.data.loader import Packed, separate, sweep
 from meristem.data.shards import Shards, tokenise
 from meristem.generate.autoregressive import generate
@@ -44,7 +44,7 @@ from meristem.hub.cache import lasting
 from meristem.nn.attention import two_way
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
-from meristem.plan.cost import Cost
+from meristem.plan.cost import BACKWARD, Cost, flops_of
 from meristem.plan.energy import Meter
 from meristem.train import groups, hooks, preflight
 from meristem.train.checkpoint import Checkpoints
@@ -62,6 +62,7 @@ VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at,
 PINNED = ("corpus", "codec", "base")    # facts that must not change between the parts of one run
 HOW = ("train.mesh", "train.shard", "train.pipeline", "train.recompute")       # these may: what is computed is the same
 SAMPLE_TOKENS = 64
+VALIDATION_PICTURES = 1024
 Source = Callable[[int], list[Batch]]   # a step's micro-batches, as a pure function of the step
 
 
@@ -90,8 +91,11 @@ class Parts:
         which the vocabulary is asked.
         """
         model, context = self.processes.plain or self.objective.model, self.run.train.context
+        first = {key: value[:1] for key, value in self.held_out[0].items()}
         with torch.no_grad(), torch.random.fork_rng():
-            given = self.objective.inputs(self.objective.prepare(self.held_out[0]))
+            given = self.objective.inputs(self.objective.prepare(first))
+            if "images" in first:                              # convolutions and patches: counted while they run
+                return (1 + BACKWARD) * flops_of(model, given) / context
         length, source, asked = (given[key].shape[1] if key in given else 0 for key in ("tokens", "source", "places"))
         cost = Cost.of(model, length or context, source, asked)
         return cost.training_flops_full * ((length or context) + source) / context
@@ -257,18 +261,22 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     torch.manual_seed(seed_of(run.seed, "weights"))
     loaded = hf.load(run.base) if run.base else None
     if loaded:
-        if loaded.codec is None:
+        family, config, module = loaded.family, loaded.config, loaded.module.float()
+        if loaded.codec is None and reads(config):
             raise RequestError(f"{run.base} has no tokenizer.json, so nothing can be encoded for it")
-        family, config, module, codec = loaded.family, loaded.config, loaded.module.float(), loaded.codec
+        codec = loaded.codec or codec_of(run.data.codec, corpus, progress)
         base_hash = hf.identity(family, module)
-        if run.train.context > config.context:
+        if run.train.context > vars(config).get("context", run.train.context):
             raise RequestError(f"train.context={run.train.context} exceeds the base model's {config.context}")
         if "head" in run.model.fields:
             config, module = other_head(family, config, module, {**run.model.fields, **classes(run, corpus)})
     else:
         codec, family, base_hash = codec_of(run.data.codec, corpus, progress), run.model.name, ""
         entry = registry.load("models", family)
-        fields = {"context": run.train.context, **run.model.fields, **classes(run, corpus), "vocab": codec.vocab}
+        told = {"context": run.train.context, **run.model.fields, **classes(run, corpus), "vocab": codec.vocab,
+                "end": codec.end}
+        known = {field.name for field in dataclasses.fields(entry.Config)}
+        fields = {key: value for key, value in told.items() if key in known or key in run.model.fields}
         config = build(entry.Config, run.model, **fields)
         module = entry.Model(config)
         groups.widen(module, run.train)
@@ -279,15 +287,15 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     shards = tokenise(corpus, codec, progress)
     compute_in(module, getattr(torch, run.train.dtype))
     objective = objective_of(run.objective, module, codec)
-    source = source_of(run, corpus, codec, shards, "train")
-    held_out = apart(run, held_out_of(run, corpus, codec, shards), codec.end)
+    source = source_of(run, corpus, codec, shards, "train", objective)
+    held_out = apart(run, held_out_of(run, corpus, codec, shards, objective), codec.end)
     return Parts(run, corpus, codec, shards, family, config, objective,
                  lambda step: apart(run, source(step), codec.end), held_out, base_hash, loaded.chat if loaded else None)
 
 
 def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
     """The names of a labelled corpus's classes as fields of a model that tells them apart; {} for other runs."""
-    names = corpus.summary.get("labels") if run.model.fields.get("head") in ("sequence", "token") else None
+    names = corpus.summary.get("labels") if run.model.fields.get("head") in ("sequence", "token", "image") else None
     return {"labels": names} if names else {}
 
 
@@ -313,10 +321,18 @@ def objective_of(part: Part, module: torch.nn.Module, codec: Codec) -> Objective
     return make(part.name, module, part.fields, codec)
 
 
-def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str) -> Source:
-    """Where batches of one split come from: packed documents, or worked examples."""
+def reads(config: Any) -> bool:
+    """Whether a model has a vocabulary, and so a tokenizer of its own."""
+    return "vocab" in vars(config)
+
+
+def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str, objective: Objective) -> Source:
+    """Where batches of one split come from: packed documents, worked examples, or pictures."""
     t = run.train
     seed = seed_of(run.seed, "order", split)
+    if run.data.examples == pictures.ENTRY:
+        side, channels = objective.picture
+        return pictures.Pictures.of(corpus, codec, split, side, channels, t.context, (t.batch, seed, t.micro))
     if run.data.examples in encoders.ENTRIES:
         given = encoders.Given(corpus, codec, shards.split(split), t.context, (t.batch, seed, t.micro))
         return encoders.source(run.data.examples, given)
@@ -337,12 +353,14 @@ def apart(run: Run, batches: list[Batch], end: int) -> list[Batch]:
     return [separate(batch, end) for batch in batches] if run.data.packing == "separate" else batches
 
 
-def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards) -> list[Batch]:
+def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, objective: Objective) -> list[Batch]:
     """The validation batches of a run, at most about VALIDATION_TOKENS tokens, the same ones every time."""
     t = run.train
     if not run.data.examples:
         return list(sweep(shards.split("validation"), t.context, t.micro or t.batch, VALIDATION_TOKENS))
-    source = source_of(run, corpus, codec, shards, "validation")
+    source = source_of(run, corpus, codec, shards, "validation", objective)
+    if isinstance(source, pictures.Pictures):
+        return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
     if isinstance(source, encoders.Source):
         return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))
     if isinstance(source, pairs.Pairs):
@@ -400,7 +418,7 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
-    writes = not two_way(parts.objective.model)                # an encoder has nothing to show
+    writes = not two_way(parts.objective.model) and "images" not in held_out[0]       # an encoder shows nothing
     together = [hooks.every(t.validate_every, "validation",
                             lambda: hooks.validate(parts.objective, held_out, processes)),
                 hooks.samples(folder / SAMPLES if processes.world.first else None, t.sample_every if writes else 0,
@@ -473,7 +491,8 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
         lora.save(folder / "adapter", model, parts.family, parts.base_hash, base)
         lora.merge(model)
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
-    hf.save(folder / "model", parts.family, parts.config, model, parts.codec, lineage, parts.chat)
+    codec = parts.codec if reads(parts.config) else None
+    hf.save(folder / "model", parts.family, parts.config, model, codec, lineage, parts.chat)
     read = facts["step"] * t.batch * t.context                 # "tokens" counts those that were trained on
     write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation", "goodput")},
                                  "fit_seconds": seconds, "train_seconds": facts["seconds"],

@@ -1,0 +1,64 @@
+"""Pictures: classifiers, image-text towers, autoencoders and diffusion, through the same trainer as text.
+
+Every recipe takes a folder of pictures (`cats/1.png` has the label "cats", `1.txt` beside it is its caption), a file of
+rows with an "image", or procedural scenes: `meristem curate toy:scenes --out runs/scenes`.
+"""
+from meristem.core.config import Part
+from meristem.core.run import Data, Run, Train
+
+WORDS = Part("bpe", {"vocab": 512})
+SMALL = {"image": 32, "patch": 4, "dim": 128, "layers": 4, "heads": 4}
+TOWER = {"dim": 128, "layers": 3, "heads": 4}
+
+
+def vit() -> Run:
+    """A small ViT that names the label of a picture.
+
+    Command: `meristem pretrain vit data.corpus=PICTURES --out runs/vit`. CPU time: not measured yet. Expected: no score
+    was measured yet.
+    """
+    return Run(
+        name="vit", model=Part("vit", {**SMALL, "head": "image"}), objective=Part("classify", {}),
+        data=Data(codec=WORDS, examples="pictures"),
+        train=Train(steps=600, batch=64, context=16, lr=1e-3, warmup=50))
+
+
+def clip() -> Run:
+    """Two towers that put a picture and its caption in one place.
+
+    Command: `meristem pretrain clip data.corpus=PICTURES --out runs/clip`. CPU time: not measured yet. Expected: no
+    score was measured yet.
+    """
+    return Run(
+        name="clip",
+        model=Part("clip", {"image": 32, "patch": 4, "project": 64, "text": TOWER, "vision": TOWER}),
+        objective=Part("contrastive", {}), data=Data(codec=WORDS, examples="pictures"),
+        train=Train(steps=600, batch=128, context=16, lr=1e-3, warmup=50))
+
+
+def autoencoder() -> Run:
+    """A KL autoencoder that keeps a sixteenth of the places, four numbers each.
+
+    Command: `meristem pretrain autoencoder data.corpus=PICTURES --out runs/autoencoder`. CPU time: not measured yet.
+    Expected: no score was measured yet.
+    """
+    return Run(
+        name="autoencoder",
+        model=Part("autoencoder", {"channels": [32, 64, 64], "blocks": 1, "groups": 8, "image": 32}),
+        objective=Part("reconstruct", {}), data=Data(codec=WORDS, examples="pictures"),
+        train=Train(steps=600, batch=32, context=16, lr=1e-3, warmup=50))
+
+
+def diffusion() -> Run:
+    """A U-Net that paints from noise, told a label where `model.classes` is one more than the labels.
+
+    Command: `meristem pretrain diffusion data.corpus=PICTURES model.classes=11 --out runs/diffusion`. CPU time: not
+    measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="diffusion",
+        model=Part("unet", {"inputs": 3, "image": 32, "channels": [32, 64, 64], "blocks": 1, "groups": 8,
+                            "attention": [False, False, True], "heads": 1, "head_dim": 32}),
+        objective=Part("diffusion", {"target": "velocity", "schedule": "cosine"}),
+        data=Data(codec=WORDS, examples="pictures"),
+        train=Train(steps=1500, batch=32, context=16, lr=5e-4, warmup=100))
