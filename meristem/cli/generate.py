@@ -16,6 +16,8 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads standard input.", show_default=False)],
     suffix: Annotated[str | None, typer.Option(help="Write what belongs between the prompt and this text; for models "
                                                     "trained with objective fill_in_the_middle.")] = None,
+    spm: Annotated[bool, typer.Option("--spm", help="With --suffix: the suffix before the prompt, as recipe fim has "
+                                                    "it.")] = False,
     length: Annotated[int, typer.Option(help="At most so many new tokens.", min=1)] = 128,
     temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest token. Default 0.8, 0 with beams.",
                                                       min=0.0, show_default=False)] = None,
@@ -62,7 +64,8 @@ def generate(
         stop=tuple(stop or ()), regex=regex, schema=wanted, ahead=ahead or (GUESSES if guide else 0),
         top_logprobs=logprobs, seed=seed)
     loaded = load(folder)
-    done = loaded.complete([text], sampling, draft=load(guide) if guide else None, suffix=suffix)
+    done = loaded.complete([text], sampling, draft=load(guide) if guide else None, suffix=suffix,
+                           spm=spm)
     made = whole(done[0], sampling)
     facts: dict[str, Any] = {"model": str(folder), "prompt": text, "text": made.text, "seed": seed,
                              "tokens": len(made.tokens), "reason": made.reason}

@@ -30,7 +30,7 @@ def fim() -> Run:
     """The same decoder taught to fill gaps: of nine documents in ten some lines are moved to the end (SPM order).
 
     Command: `meristem pretrain fim data.corpus=CORPUS --out runs/fim`, then `meristem generate runs/fim "x = [a, "
-    --suffix "c]" --temperature 0`. The left-to-right model to compare with is `code`: same shape, same tokens.
+    --suffix "c]" --spm --temperature 0`. The left-to-right model to compare with is `code`: same shape, same tokens.
     CPU time: 6 minutes. Expected: not measured yet in this order alone. With half of the gaps in PSM order this budget
     was far too small: 2.7 % of 375 held-out lines filled exactly in SPM order, none in PSM, 2.4 % without the suffix.
     """

@@ -61,9 +61,13 @@ def test_a_trained_model_fills_the_gap_and_stops(model: Model, spm: bool) -> Non
     assert right >= (12 if spm else 8)                         # of 14; the end of the prefix is farther away in PSM
 
 
-def test_the_shell_shows_the_gap_filled(model: Model) -> None:
-    answer = generate(model.folder, "(klm", suffix="pqr)", length=8, temperature=0.0)
-    middle = model.infill("(klm", "pqr)", length=8, temperature=0.0)
+@pytest.mark.parametrize("spm", [False, True])
+def test_the_shell_shows_the_gap_filled(model: Model, spm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real = [], Model.complete
+    monkeypatch.setattr(Model, "complete", lambda *a, **k: asked.append(k["spm"]) or real(*a, **k))
+    answer = generate(model.folder, "(klm", suffix="pqr)", spm=spm, length=8, temperature=0.0)
+    middle = model.infill("(klm", "pqr)", length=8, temperature=0.0, spm=spm)
+    assert asked == [spm, spm]
     assert answer.facts["text"] == middle and answer.text == f"(klm{middle}pqr)"
 
 
