@@ -103,11 +103,14 @@ def section(name: str, known: dict[tuple[str, str], str]) -> str:
     first = (ast.get_docstring(ast.parse(Path(family.__file__ or "").read_text(encoding="utf-8"))) or "").split("\n")[0]
     kinds = dict.fromkeys(kind.architecture for kind in family.HF_CONFIG.kinds)
     theirs = [k for k in kinds if k in dir(transformers)]
-    own = [k for k in kinds if k not in theirs]
+    painted = dict.fromkeys(kind.architecture for kind in family.HF_CONFIG.kinds if not kind.model_type)
+    own = [k for k in kinds if k not in theirs and k not in painted]
     names = sorted(n for n, recipe in recipes().items() if recipe().model.name == name and not recipe().adapt)
     lines = [f"## {name}", "", first, ""]
     if theirs:
         lines += [f"Reads and writes checkpoints of transformers: {', '.join(f'`{k}`' for k in theirs)}.", ""]
+    if painted:
+        lines += [f"Reads and writes checkpoints of diffusers: {', '.join(f'`{k}`' for k in painted)}.", ""]
     if own:
         lines += [f"Architectures of our own, unknown to transformers: {', '.join(f'`{k}`' for k in own)}.", ""]
     how = ", ".join(f"`meristem pretrain {n} data.corpus=CORPUS`" for n in names)
