@@ -7,7 +7,8 @@
 A weight is kept as scale * q + low, nearest rounding (RTN, the baseline of Frantar et al. 2023,
 https://arxiv.org/abs/2210.17323); scales and offsets are bf16, symmetric q lies in [-127, 127] or [-7, 7]. Activations
 stay as they are. `weight` is the dequantised matrix, and the torch path, which is the reference, multiplies with it;
-generation on a CPU reads the packed numbers through `nn.kernel`, whose panel layout they are kept in.
+generation on a CPU reads the packed numbers through `nn.kernel`, whose panel layout they are kept in. In bf16 that
+kernel takes 32 activations at a time as integers of 15 bits below their largest (bf16 has 8), and sums exactly.
 """
 import math
 import re

@@ -170,7 +170,8 @@ def test_threads_do_not_change_a_bit(kind, bits):
 def test_generation_uses_it_and_leaves_no_trace(monkeypatch):
     model, calls, step = model_of("plain"), [], Step.__call__
     prompts = [np.arange(1, 6), np.arange(20, 31)]
-    monkeypatch.setattr(Step, "__call__", lambda self, x, *rest: calls.append(x.shape) or step(self, x, *rest))
+    monkeypatch.setattr(Step, "__call__",
+                        lambda self, x, *rest, fixed: calls.append(x.shape) or step(self, x, *rest, fixed))
     want = generate(model, prompts, length=20)
     assert calls[1:] == [(2, 1, 96)] * 19
     with torch.no_grad():
