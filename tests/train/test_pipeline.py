@@ -1,10 +1,12 @@
 """Stages on two processes give the losses, gradient norms and weights of one."""
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from meristem.core import registry
 from meristem.core.errors import RequestError
 from meristem.models import bert, gpt2, llama, lstm, mixtral
 from meristem.objectives.base import Objective
@@ -190,6 +192,26 @@ def scarce() -> str:
 @pytest.mark.slow
 def test_too_few_micro_batches_for_1f1b_are_refused_on_every_stage(tmp_path: Path):
     assert ["1 for pp=2; set train.micro lower" in said for said in spawned(2, scarce, tmp_path)] == [True, True]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "palm", "starcoder2", "mixtral", "llama4"])
+def test_the_stages_of_every_decoder_make_its_logits(family):
+    entry = registry.load("models", family)
+    shape = {"vocab": 30, "dim": 32, "layers": 2, "heads": 4, "context": 16}
+    extra = {"hidden": 32, "experts": 4, "groups": 2} if family in ("mixtral", "llama4") else {}
+    extra |= {"head_dim": 8, "dense_hidden": 64} if family == "llama4" else {}
+    torch.manual_seed(0)
+    whole = entry.Model(entry.Config(**shape, **extra)).eval()
+    for p in whole.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    first, last = (copy.deepcopy(whole) for _ in range(2))
+    cut(first, 0, 2)
+    cut(last, 1, 2)
+    tokens = torch.randint(30, (2, 9))
+    with torch.no_grad():
+        first(tokens=tokens)
+        last.get_submodule("embed").x = first.get_submodule("norm").x
+        assert torch.equal(last(tokens=tokens), whole(tokens=tokens))
 
 
 def test_every_stage_has_its_blocks_under_their_own_names():
