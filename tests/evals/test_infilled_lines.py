@@ -1,5 +1,5 @@
 """One line from a file with what stands around it: which lines are asked for, and how each kind of model is asked."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -22,9 +22,10 @@ class Scribe:
     codec: Codec
     text: str
     space: int = 1000
+    asked: list[np.ndarray] = field(default_factory=list)
 
     def complete(self, prompts: list[np.ndarray], length: int, temperature: float, seed: int) -> list[np.ndarray]:
-        self.asked = prompts
+        self.asked += prompts
         return [np.append(self.codec.encode(self.text), self.codec.end) for _ in prompts]
 
     def room(self, length: int) -> int:
