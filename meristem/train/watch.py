@@ -214,8 +214,8 @@ def crashes(folder: Path, progress: Progress = SILENT) -> None:
         (folder / f"rank-{b.rank}").unlink(missing_ok=True)
     last = _lines(path)[-TIMES:]
     if len(last) == TIMES and len({line["step"] for line in last}) == 1:
-        ends = sorted(last[-1]["ends"].items(), key=lambda item: item[1] != KILLED)        # the others lost sight of it
-        how = "; ".join(f"rank {rank}: {end}" for rank, end in ends)
+        told = sorted(last[-1]["ends"].items(), key=lambda item: item[1] != KILLED)        # the others lost sight of it
+        how = "; ".join(f"rank {rank}: {end}" for rank, end in told)
         text = (f"step {last[0]['step']} has ended the run {TIMES} times in a row ({how}), so it is not tried again; "
                 f"mend the cause, remove {path} and run the same command")
         if AGENT in os.environ:
