@@ -157,9 +157,9 @@ def connect(train: Train) -> Iterator[World]:
     text, started = train.mesh, int(os.environ.get("WORLD_SIZE", "1"))
     mesh = Mesh.of(text)
     if mesh.world != started:
-        raise RequestError(f"train.mesh={text or 'dp=1'} is for {mesh.world} processes and {started} were started; "
-                           f"start it with: torchrun --nproc-per-node {mesh.world} -m meristem ..., or set "
-                           f"train.mesh=dp={started}")
+        which = f"train.mesh={text} is for {mesh.world} processes" if text else "train.mesh names no processes"
+        raise RequestError(f"{which} and {started} were started; start it with: torchrun --nproc-per-node "
+                           f"{mesh.world} -m meristem ..., or set train.mesh=dp={started}")
     if started == 1:
         yield ALONE
         return
