@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from meristem.core import registry
-from meristem.core.config import build
+from meristem.core.config import build, known
 from meristem.recipes import recipes
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +107,8 @@ def test_a_recipe_builds_on_the_meta_device_and_says_what_to_expect(name: str) -
         assert part in text, f"the docstring does not state its {part}"
     family = registry.load("models", run.model.name)
     with torch.device("meta"):
-        family.Model(build(family.Config, run.model, vocab=run.data.codec.fields.get("vocab", 256)))
+        vocab = known(family.Config, vocab=run.data.codec.fields.get("vocab", 256))
+        family.Model(build(family.Config, run.model, **vocab))
     assert "." not in run.objective.name
     registry.load("objectives", run.objective.name)
     registry.load("codecs", run.data.codec.name)

@@ -42,14 +42,18 @@ def _cost(run: "Run") -> dict[str, int]:
     import torch
 
     from meristem.core import registry
-    from meristem.core.config import build
+    from meristem.core.config import build, known
     from meristem.plan.cost import training_flops_per_token
     entry = registry.load("models", run.model.name)
     vocab = run.data.codec.fields.get("vocab", 256)
-    config = build(entry.Config, run.model, **{"context": run.train.context, **run.model.fields, "vocab": vocab})
+    told = known(entry.Config, context=run.train.context)
+    config = build(entry.Config, run.model, **{**told, **run.model.fields, **known(entry.Config, vocab=vocab)})
     with torch.device("meta"):
         model = entry.Model(config)
+    count = sum(p.numel() for p in model.parameters())
+    if "image" in vars(config):                                # its FLOPs are counted when it runs
+        return {"parameters": count, "pictures": run.train.steps * run.train.batch}
     tokens = run.train.steps * run.train.batch * run.train.context
     flops = training_flops_per_token(model, run.train.context)
-    return {"parameters": sum(p.numel() for p in model.parameters()), "tokens": tokens, "flops_per_token": round(flops),
+    return {"parameters": count, "tokens": tokens, "flops_per_token": round(flops),
             "training_flops": round(flops * tokens)}

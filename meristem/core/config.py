@@ -117,6 +117,12 @@ def build(kind: type[T], part: Part, /, **more: Any) -> T:
     return from_dict(kind, {**part.fields, **more})
 
 
+def known(kind: type, **fields: Any) -> dict[str, Any]:
+    """Those of some fields that a config has: a model of pictures has no vocabulary."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in fields.items() if name in names}
+
+
 def _place(tree: dict[str, Any], kind: Any, path: str, value: Any, problems: list[str]) -> None:
     """Set one dotted path; below a `Part` the next word is one of its own free fields (or `name`)."""
     head, _, rest = path.partition(".")

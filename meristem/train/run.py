@@ -24,7 +24,7 @@ from meristem.codecs import load as load_codec
 from meristem.codecs.base import Codec
 from meristem.codecs.chat import Chat
 from meristem.core import machine, registry
-from meristem.core.config import Part, build, flat, from_dict, to_dict
+from meristem.core.config import Part, build, flat, from_dict, known, to_dict
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.files import claim, committed, digest_bytes, read_json, verify, write_json
 from meristem.core.mesh import Mesh
@@ -273,11 +273,9 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     else:
         codec, family, base_hash = codec_of(run.data.codec, corpus, progress), run.model.name, ""
         entry = registry.load("models", family)
-        told = {"context": run.train.context, **run.model.fields, **classes(run, corpus), "vocab": codec.vocab,
-                "end": codec.end}
-        known = {field.name for field in dataclasses.fields(entry.Config)}
-        fields = {key: value for key, value in told.items() if key in known or key in run.model.fields}
-        config = build(entry.Config, run.model, **fields)
+        told = known(entry.Config, context=run.train.context, vocab=codec.vocab, end=codec.end)
+        config = build(entry.Config, run.model, **{**told, **run.model.fields, **classes(run, corpus),
+                                                   **known(entry.Config, vocab=codec.vocab)})
         module = entry.Model(config)
         groups.widen(module, run.train)
     if run.adapt:

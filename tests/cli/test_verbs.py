@@ -40,7 +40,7 @@ def test_adapt_evaluate_export_card(run, tiny: list[str], corpus: Path, trained:
     words = ["function_bodies", f"data.corpus={corpus}", *edits, "train.steps=3", "--out", fill, "--json"]
     done = run("adapt", trained, *words)
     assert done.status == 0 and (fill / "adapter" / "adapter_config.json").is_file()
-    assert run("generate", fill / "adapter", "def ", "--length", "3").status == 0          # its base is found from there
+    assert run("generate", fill / "adapter", "def ", "--length", "3").status == 0      # its base is found from there
     words = ["--corpus", corpus, "--tasks", "bits_per_byte", "--against", trained, "--limit", "4", "--json"]
     scores = run("evaluate", fill, *words).json["scores"]
     assert scores and all(s["n"] and s["interval"] and s["paired"] for s in scores)
