@@ -39,8 +39,8 @@ def text_to_text() -> Run:
     """One small T5 v1.1 for all tasks of a file, from scratch, on characters.
 
     Command: `meristem pretrain text_to_text data.corpus=TASKS.jsonl --out runs/tasks`. CPU time: minutes; not measured
-    whole. Expected after 1,000 updates: 90 % of words sorted, 90 % of Roman numbers read, 98 % of sentences of a made-up
-    language, 14 % of words reversed (docs/results.md, A9); `python -m benchmarks.text_to_text` scores it.
+    whole. Expected after 1,000 updates: 90 % of words sorted, 90 % of Roman numbers read, 98 % of sentences in a
+    made-up language, 14 % of words reversed (docs/results.md, A9); `python -m benchmarks.text_to_text` scores it.
     """
     return Run(
         name="text_to_text",
