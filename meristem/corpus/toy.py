@@ -37,6 +37,7 @@ PREFIX = "toy:"
 LICENCE = "CC0 1.0 Universal: made by a generator.\n"
 SUBJECTS = ("a boat", "the river", "a grey bird", "the old road", "some rain", "the mill", "a letter", "the garden")
 VERBS = ("passes", "rests near", "turns to", "waits for", "leads past", "belongs to", "looks at", "leaves")
+KEYS = 8                                # letters that needles are named by, or more for more needles
 Pair = tuple[str, str]
 
 
@@ -91,7 +92,7 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Needle:
-    """`needles` codes at random depths among filler; in training all of them are asked for, in other splits one."""
+    """`needles` codes at random depths among filler; twice as many questions in training, one in other splits."""
 
     documents: int = 32_000             # so many that none is read twice in 1,000 steps of 32
     seed: int = 0
@@ -100,17 +101,20 @@ class Needle:
     digits: int = 3
 
     def __post_init__(self) -> None:
-        least = self.needles * 2 * (len("code K.\n") + self.digits)
+        least = self.needles * 3 * (len("code K.\n") + self.digits)
         if not (1 <= self.needles <= 26 and 1 <= self.digits <= 18 and self.length >= least):
             raise RequestError(f"toy:needle has 1 to 26 needles of 1 to 18 digits, and these need a length of at least "
                                f"{least}, not {self.length}")
 
     def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
         """The text with the first question and its code; in training the other questions and codes too."""
-        names = [ascii_uppercase[i] for i in rng.choice(26, self.needles, replace=False)]
-        codes = ["".join(map(str, rng.integers(0, 10, self.digits))) for _ in names]
+        names = [ascii_uppercase[i] for i in rng.choice(max(self.needles, KEYS), self.needles, replace=False)]
+        every = self.needles * self.digits                     # up to ten digits are all different, so that the digit
+        drawn = rng.permutation(10)[:every] if every <= 10 else rng.integers(0, 10, every)     # before tells the next
+        codes = ["".join(map(str, row)) for row in drawn.reshape(self.needles, self.digits)]
         asked = [(f"code {name}", code) for name, code in zip(names, codes, strict=True)]
-        asked = asked if split == "train" else asked[:1]
+        # With repetition: asked once each, the last code is known without its key, and keys were not learned.
+        asked = [asked[i] for i in rng.integers(0, self.needles, 2 * self.needles)] if split == "train" else asked[:1]
         lines = [f"code {name}{code}.\n" for name, code in zip(names, codes, strict=True)]
         room = self.length - len("".join(lines) + text_of(asked))
         text: list[str] = []

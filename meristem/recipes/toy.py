@@ -28,7 +28,7 @@ def needle() -> Run:
     """
     return Run(
         name="needle",
-        model=Part("llama", {"dim": 64, "layers": 4, "heads": 4, "hidden": 128, "qk_norm": True}),
+        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128, "qk_norm": True}),
         data=Data(codec=Part("char"), examples="answers"),
-        train=Train(steps=800, batch=32, context=128, optimizer="muon", lr=5e-3, warmup=20, validate_every=100,
+        train=Train(steps=500, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100,
                     guard=False))       # which takes the moment when copying begins for a blow-up

@@ -52,7 +52,7 @@ def test_a_needle_is_in_the_text_once_and_anywhere(tmp_path, length):
             assert length - 40 < len(document.text) <= length, "filler up to a line of at most 35 characters"
             first = document.fields["shots"][0][0] if split == "train" else document.fields["input"]
             asked = [*document.fields["shots"], [document.fields["input"], document.fields["target"]]]
-            assert len(asked) == (3 if split == "train" else 1)
+            assert len(asked) == (6 if split == "train" else 1)
             for question, code in asked:
                 key = question[-1]
                 assert re.findall(rf"^code {key}(\d+)\.$", first, re.MULTILINE) == [code]
@@ -77,7 +77,7 @@ def test_a_corpus_is_a_function_of_its_fields_and_made_once(tmp_path):
 
 @pytest.mark.parametrize(("kind", "fields", "says"), [
     ("mappings", {}, "did you mean mapping"), ("mapping", {"key": 3}, "did you mean keys"),
-    ("mapping", {"keys": 27}, "1 to 26 keys"), ("needle", {"length": 50}, "at least 66"),
+    ("mapping", {"keys": 27}, "1 to 26 keys"), ("needle", {"length": 50}, "at least 99"),
     ("arithmetic", {"digits": 0}, "1 to 9 digits")])
 def test_what_cannot_be_made_is_refused(tmp_path, kind, fields, says):
     with pytest.raises(RequestError, match=says):
