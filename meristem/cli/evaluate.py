@@ -19,8 +19,8 @@ def evaluate(
     against: Annotated[Path | None, typer.Option(help="Another model for a paired test.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(help="At most so many items a task; 0 = all.")] = 0,
     shots: Annotated[int, typer.Option(help="Worked examples before each question, for tasks that take them.")] = 0,
-    stretch: Annotated[str, typer.Option(help="Read beyond the context by scaled rotary positions: yarn:4, dynamic:2, "
-                                         "linear:4, llama3:4.", show_default=False)] = "",
+    stretch: Annotated[str, typer.Option(help="Read beyond the context by scaled rotary positions: yarn:4, yarn:4:1.25 "
+                                         "(its amplitude), dynamic:2, linear:4, llama3:4.", show_default=False)] = "",
     seed: Annotated[int, typer.Option(help="Names the items drawn and the sampling.")] = 0,
 ) -> Answer:
     """Score certificates: each value with n, a 95 % interval, its baseline, and evidence about contamination.
@@ -58,10 +58,13 @@ def evaluate(
     return Answer({"model": str(model), "scores": [to_dict(s) for s in scores]}, table(rows))
 
 
-def _stretch(text: str) -> tuple[str, float] | None:
-    """'yarn:4' -> ("yarn", 4.0)."""
-    kind, _, factor = text.partition(":")
+def _stretch(text: str) -> tuple[str, float, float] | None:
+    """'yarn:4' -> ("yarn", 4.0, 0.0); a third part is YaRN's amplitude."""
+    if not text:
+        return None
+    kind, *numbers = text.split(":")
     try:
-        return (kind, float(factor)) if text else None
-    except ValueError:
-        raise RequestError(f"--stretch {text!r} is not a kind and a factor; write yarn:4") from None
+        factor, amplitude = map(float, numbers if len(numbers) > 1 else [*numbers, "0"])
+    except ValueError:                                         # no number, or too few or many of them
+        raise RequestError(f"--stretch {text!r} is not a kind and a factor; write yarn:4 or yarn:4:1.25") from None
+    return kind, factor, amplitude

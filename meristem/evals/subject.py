@@ -36,10 +36,11 @@ class Subject:
     folder: Path | None = None
 
     @classmethod
-    def open(cls, folder: Path, name: str = "", stretch: tuple[str, float] | None = None) -> "Subject":
+    def open(cls, folder: Path, name: str = "", stretch: tuple[str, float, float] | None = None) -> "Subject":
         """The model of a run folder (results are kept in its `evals/`) or of a bare model folder (none are kept).
 
-        `stretch` = ("yarn", 4.0): the model reads so many times its context by that scaling; none are kept either.
+        `stretch` = ("yarn", 4.0, 0.0): the model reads so many times its context by that scaling (`hf.stretched`); none
+        are kept either.
         """
         from meristem.hub import hf
         loaded = hf.load(folder)

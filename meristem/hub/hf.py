@@ -98,9 +98,10 @@ def load(folder: str | Path, near: Path | None = None) -> Loaded:
     return Loaded(family, config, module.eval(), codec, where, _chat(where), _ends(where))
 
 
-def stretched(loaded: Loaded, kind: str, factor: float) -> Loaded:
+def stretched(loaded: Loaded, kind: str, factor: float, amplitude: float = 0.0) -> Loaded:
     """The same weights, told to read `factor` times their context: rotary positions scaled from it on (nn.position).
 
+    `amplitude` is YaRN's, of cos and sin; 0 = by the paper, 0.1 ln(factor) + 1.
     RequestError for a kind of scaling that there is not, a family without one, or a model that has one already.
     """
     entry, old = registry.load("models", loaded.family), to_dict(loaded.config)
@@ -109,7 +110,8 @@ def stretched(loaded: Loaded, kind: str, factor: float) -> Loaded:
     if old["scaling"]["kind"] != "default":
         raise RequestError(f"this model's positions are scaled already ({old['scaling']['kind']})")
     config = from_dict(entry.Config, {**old, "context": int(factor * old["context"]),
-                                      "scaling": {"kind": kind, "factor": factor, "original": old["context"]}})
+                                      "scaling": {"kind": kind, "factor": factor, "original": old["context"],
+                                                  "amplitude": amplitude}})
     module = entry.Model(config)
     module.load_state_dict(loaded.module.state_dict())
     return replace(loaded, config=config, module=module.eval())
