@@ -21,11 +21,11 @@ def mapping() -> Run:
 
 
 def needle() -> Run:
-    """A fact somewhere in a text is asked for at its end; loss on the answer alone. `benchmarks.needle` goes to 4x.
+    """A fact somewhere in a text is asked for at its end; loss on the answer alone. `benchmarks.toy` goes to 4x.
 
-    Command: `meristem pretrain needle data.corpus=CORPUS --out runs/needle` on the corpus `toy:needle`. CPU time: under 2
-    minutes. Expected: `exact_answer` of 1.0 at 128 characters; at 512 0.87 with YaRN, 0.95 with its amplitude at 1.25
-    (seed 0; docs/results.md).
+    Command: `meristem pretrain needle data.corpus=CORPUS --out runs/needle` on the corpus `toy:needle`. CPU time: less
+    than 2 minutes. Expected: `exact_answer` of 1.0 at 128 characters; at 512 0.87 with YaRN, 0.95 with its amplitude at
+    1.25 (seed 0; docs/results.md).
     """
     return Run(
         name="needle",
