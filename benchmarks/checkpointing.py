@@ -33,7 +33,8 @@ from meristem.train.hooks import Log, careful
 from meristem.train.trainer import Trainer, compile_regions
 from meristem.train.watch import Watch
 
-CONFIG = Train(steps=10**9, batch=16, context=256, save_seconds=1e9)
+# Random ids teach nothing: at a usual rate the loss wanders upwards and the guard, rightly, calls it lost.
+CONFIG = Train(steps=10**9, batch=16, context=256, lr=1e-6, save_seconds=1e9)
 SHAPE = Config(vocab=4096, context=256, dim=256, layers=6, heads=4, groups=2, hidden=704)
 MINUTE = 60.0
 
