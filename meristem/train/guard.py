@@ -7,11 +7,13 @@
 The rule is the median and the median absolute deviation (MAD) of the last steps that were applied: a mean and a
 standard deviation are widened by the first spike and let the second one pass. A step is refused when its loss lies 10
 MAD above the median, when its gradient norm lies 10 MAD above and is 8 times as high (healthy runs here reached 3.7 MAD
-in the loss, 23 MAD and 5 times the median in the norm), or when one of them is no number. A refused step changes
-nothing, and its batch is gone. PATIENCE refused steps in a row, or a loss that has risen for long, mean that the
-weights are bad already: the run goes back to a checkpoint before the first of them and never sees those batches again
-(Chowdhery et al. 2022, PaLM, section 5.1, https://arxiv.org/abs/2204.02311), which `Detours` remembers. All of it is a
-function of the losses: a run that is killed, resumed or repeated takes the same decisions.
+in the loss, 23 MAD and 5 times the median in the norm), or when one of them is no number. A norm is not refused where
+the loss lies a deviation below its median: when a network finds something out (copying, say), the norm was 13 times the
+median for eight steps while the loss fell; clipping is enough there. A refused step changes nothing, and its batch is
+gone. PATIENCE refused steps in a row, or a loss that has risen for long, mean that the weights are bad already: the run
+goes back to a checkpoint before the first of them and never sees those batches again (Chowdhery et al. 2022, PaLM,
+section 5.1, https://arxiv.org/abs/2204.02311), which `Detours` remembers. All of it is a function of the losses: a run
+that is killed, resumed or repeated takes the same decisions.
 """
 import json
 import math
@@ -97,8 +99,9 @@ class Guard:
         middle, spread = self._spread(self.losses)
         if loss > middle + LIMIT * spread:
             return f"its loss of {loss:.3g} lies {(loss - middle) / spread:.0f} deviations above {middle:.3g}"
+        falling = loss < middle - spread
         middle, spread = self._spread(self.norms)
-        if norm > middle + LIMIT * spread and norm > STEEP * middle:
+        if not falling and norm > middle + LIMIT * spread and norm > STEEP * middle:
             return f"its gradient norm of {norm:.3g} is {norm / middle:.0f} times the median"
         return ""
 

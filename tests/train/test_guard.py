@@ -65,6 +65,14 @@ def test_a_spike_is_refused_and_so_is_a_smaller_one_after_it():
     assert "gradient norm" in guard.judge(3.0, 8.0) and not guard.judge(*noise(61)) and guard.lost is None
 
 
+def test_a_loss_that_falls_may_have_steep_gradients():
+    """As when copying is found: the norm is 13 times the median for many steps, and nothing is wrong."""
+    guard = Guard()
+    assert not any(guard.judge(*noise(i)) for i in range(60))
+    assert not any(guard.judge(2.5 - 0.1 * i, 8.0) for i in range(12)) and guard.lost is None
+    assert guard.judge(9.0, 8.0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_refused_from_the_first_step_on(bad):
     guard = Guard()
