@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-import runs
+import launches
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -19,7 +19,7 @@ from meristem.cli.main import main
 from meristem.core import faults
 from meristem.train.trainer import Trainer
 
-WORDS = [*runs.WORDS, "train.mesh=dp=2", "train.hang_seconds=3"]
+WORDS = [*launches.WORDS, "train.mesh=dp=2", "train.hang_seconds=3"]
 # What happens to a run, one after the other: (rank, update of that launch from 0, signal to itself).
 FAULTS = [(1, 3, signal.SIGKILL), (0, 2, signal.SIGKILL), (1, 3, signal.SIGSTOP)]
 
@@ -39,7 +39,7 @@ def worker(folder: str, fault: str) -> None:
     if fault == "loop" and rank == 1:
         faults.arm("step.backward:4:kill")
     if fault == "slow" and rank == 1:
-        for step in range(runs.STEPS):
+        for step in range(launches.STEPS):
             at_step(step, lambda: time.sleep(0.25))
     if fault == "group":
         at_step(5, lambda: os.kill(os.getppid(), signal.SIGTERM) if rank == 0 else None)
@@ -80,7 +80,7 @@ def session(folder: Path, fault: str, restarts: int = 5) -> None:
             os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
-    print(json.dumps({"fault": fault, "status": status, "model": runs.identity(folder),
+    print(json.dumps({"fault": fault, "status": status, "model": launches.identity(folder),
                       "told": log.read_text(), "steps": [json.loads(line)["step"] for line in lines],
                       "seconds": round(time.monotonic() - begun, 1)}), flush=True)
 
@@ -88,7 +88,7 @@ def session(folder: Path, fault: str, restarts: int = 5) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     home = Path(sys.argv[1])
-    runs.start(home)
+    launches.start(home)
     busy = socket.socket()
     busy.bind(("127.0.0.1", 0))
     os.environ["MASTER_PORT"] = str(busy.getsockname()[1])     # a stale address of somebody else's run

@@ -1,4 +1,4 @@
-"""Whole runs under real faults, through the real command line (runs.py): what is said, what is lost, what comes out."""
+"""Whole runs under real faults, through the real command line (launches.py): what is said, what is lost, what comes out."""
 import json
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-RUNS = Path(__file__).parent / "runs.py"
+RUNS = Path(__file__).parent / "launches.py"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RUNS.parents[2])}
 
 

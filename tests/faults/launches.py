@@ -1,6 +1,6 @@
 """Whole runs that break on purpose: the real command line in a fork of a process that has imported everything.
 
-`python tests/faults/runs.py FOLDER` makes a corpus, lets every fault happen to a run of a tiny model and prints one
+`python tests/faults/launches.py FOLDER` makes a corpus, lets every fault happen to a run of a tiny model and prints one
 JSON line a fault; `test_runs.py` judges them. A command's standard error and exit status are the real ones.
 """
 import contextlib
