@@ -1,4 +1,4 @@
-"""Whole runs under real faults, through the real command line (launches.py): what is said, what is lost, what comes out."""
+"""Whole runs under real faults, through the real command line (launches.py): what is said, lost, and comes out."""
 import json
 import os
 import subprocess
