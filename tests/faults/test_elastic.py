@@ -28,7 +28,8 @@ def test_two_processes_train_beside_somebody_elses_port(found):
 def test_either_rank_killed_and_one_frozen_the_run_goes_on_with_nothing_lost_or_repeated(found):
     case = found["kills"]
     assert case["status"] == 0 and case["steps"] == STEPS and case["model"] == found["plain"]["model"]
-    assert case["told"].count("SIGKILL") >= 2, "nobody was killed"
+    # two kills and a freeze: the agent names a SIGKILL, or the survivor's lost connection if that reaches it first
+    assert "SIGKILL" in case["told"] and "(4 launches)" in case["told"], "nobody was killed"
     assert "going on from step 3 of 14" in case["told"]
 
 
