@@ -2,15 +2,12 @@
 
     pixels = decode(path.read_bytes(), size=64)                # the middle of it, 64 x 64, three channels
     path.write_bytes(encode(pixels))                           # PNG
-    grid(images).save("samples.png")
 
 Bytes are not trusted: a format that is not listed, more than 50 million pixels (which a few kB can claim to hold) or
 data that end early are one `RequestError`, raised before anything is unpacked. Transparency lies on white.
 """
 import io
-import math
 import warnings
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +15,6 @@ from jaxtyping import UInt8
 from meristem.core.errors import RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 PIXELS = 50_000_000                     # Pillow itself warns at 89 million and refuses at 179 million
 MODES = {1: "L", 3: "RGB"}
 
@@ -48,26 +44,6 @@ def encode(pixels: UInt8[np.ndarray, "C H W"]) -> bytes:
     out = io.BytesIO()
     picture(pixels).save(out, format="PNG")
     return out.getvalue()
-
-
-def grid(images: UInt8[np.ndarray, "B C H W"], columns: int = 0, gap: int = 2) -> UInt8[np.ndarray, "C h w"]:
-    """Pictures side by side on white, about as many columns as rows."""
-    count, channels, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = np.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[:, top:top + height, left:left + width] = image
-    return sheet
-
-
-def read(path: Path, size: int = 0, channels: int = 3) -> UInt8[np.ndarray, "C H W"]:
-    """`decode` of a file."""
-    try:
-        return decode(Path(path).read_bytes(), size, channels, str(path))
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def picture(pixels: UInt8[np.ndarray, "C H W"]):                                    # noqa: ANN201 - Pillow is lazy

@@ -90,11 +90,11 @@ def _place(given: dict[str, Path], seed: int) -> tuple[list[Row], int]:
 
 
 def _state(path: Path) -> str:
-    """What a file holds; of a folder of pictures names, sizes and dates."""
-    if path.is_file():
-        return files.digest(path)
-    found = [(row["image"], (path / row["image"]).stat()) for row in pictures.rows_of(path)]
-    return files.digest_bytes(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
+    """What a file holds; of the pictures that it names, or that a folder holds, names, sizes and dates."""
+    root, text = (path, "") if path.is_dir() else (path.parent, files.digest(path))
+    named = [row.get("image") for _, row in _rows(path) if isinstance(row, dict)]
+    found = [(name, (root / name).stat()) for name in named if isinstance(name, str) and (root / name).is_file()]
+    return files.digest_bytes(text, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
 
 def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
@@ -143,7 +143,7 @@ def _read(path: Path) -> Iterator[Row]:
 def _digest(row: Row, root: Path, place: str) -> str:
     """The hash of a row's picture; RequestError when there is none."""
     try:
-        return files.digest_bytes(pictures.bytes_of(row, root).hex())
+        return files.digest_bytes(pictures.bytes_of(row, root))
     except ValueError as error:
         raise RequestError(f"{place}: {error}") from None
 

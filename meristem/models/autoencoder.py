@@ -140,8 +140,6 @@ class Codebook(nn.Module):
 class Model(nn.Module):
     """Images to latents and back; `forward` gives what a reconstruction objective scores."""
 
-    causal = False                      # it neither generates nor scores texts
-
     def __init__(self, c: Config):
         super().__init__()
         self.config = c

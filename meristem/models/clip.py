@@ -176,8 +176,6 @@ class Vision(nn.Module):
 class Model(nn.Module):
     """Both towers and the space they share."""
 
-    causal = False                      # it neither generates nor scores texts
-
     def __init__(self, c: Config):
         super().__init__()
         self.config = c

@@ -79,8 +79,6 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Noisy images and the time -> what the objective has it predict."""
 
-    causal = False                      # it neither generates nor scores texts
-
     def __init__(self, c: Config):
         super().__init__()
         self.config = c

@@ -117,8 +117,6 @@ class Level(nn.Module):
 class Model(nn.Module):
     """Noisy images and the time -> what the objective has it predict."""
 
-    causal = False                      # it neither generates nor scores texts
-
     def __init__(self, c: Config):
         super().__init__()
         self.config, widths, last, time = c, c.channels, len(c.channels) - 1, 4 * c.channels[0]

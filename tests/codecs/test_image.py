@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meristem.codecs.image import decode, encode, grid, read
+from meristem.codecs.image import decode, encode
 from meristem.core.errors import RequestError
 
 
@@ -53,13 +53,3 @@ def bomb(side: int) -> bytes:
 def test_bytes_that_are_no_picture(raw: bytes, why: str) -> None:
     with pytest.raises(RequestError, match=why):
         decode(raw)
-
-
-def test_a_missing_file(tmp_path) -> None:
-    with pytest.raises(RequestError, match="cannot be read"):
-        read(tmp_path / "no.png")
-
-
-def test_a_sheet_of_pictures() -> None:
-    sheet = grid(np.stack([np.full((3, 2, 2), i, dtype=np.uint8) for i in range(5)]), gap=1)
-    assert sheet.shape == (3, 5, 8) and sheet[0, 0, 0] == 0 and sheet[0, 3, 3] == 4 and sheet[0, 4, 7] == 255

@@ -57,6 +57,9 @@ def test_rows_name_their_pictures(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = labelled(tmp_path / "rows.jsonl")
     assert sum(1 for s in ("train", "validation", "test") for _ in corpus.documents(s)) == 30
+    assert labelled(tmp_path / "rows.jsonl").hash == corpus.hash
+    (tmp_path / "7.png").write_bytes(colour(7, 7, 7))          # the rows are the same, the picture is not
+    assert labelled(tmp_path / "rows.jsonl").hash != corpus.hash
 
 
 @pytest.mark.parametrize(("row", "why"), [
