@@ -149,8 +149,10 @@ def test_a_file_of_problems(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("raw", "message"), [
-    (b"", "no answer|cannot be read"), (b"not gzip", "cannot be read"), (gzip.compress(b"{", mtime=0)[:-9], "cannot be read"),
-    (gzip.compress(b"{}\n", mtime=0), "line 1: not a line of task_id"), (gzip.compress(b"\n{\n", mtime=0), "line 2: "),
+    (b"", "no answer|cannot be read"), (b"not gzip", "cannot be read"),
+    (gzip.compress(b"{", mtime=0)[:-9], "cannot be read"),
+    (gzip.compress(b"{}\n", mtime=0), "line 1: not a line of task_id"),
+    (gzip.compress(b"\n{\n", mtime=0), "line 2: "),
     (gzip.compress(b"[1]", mtime=0), "line 1: not a line"), (gzip.compress(b"\xff", mtime=0), "cannot be read")])
 def test_a_bad_file_is_one_line(raw: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl.gz"
