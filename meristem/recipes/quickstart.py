@@ -32,7 +32,7 @@ SMALLEST = 60.0                         # seconds; below it compiling and scorin
 BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
 VOCAB = 4096
 TASKS = ("bits_per_byte", "function_bodies", "parses_as_python")
-VALIDATION_TOKENS = 1 << 17             # a validation's, in train.run
+VALIDATION_TOKENS = 1 << 17             # a validation's, in train.sources
 COMPILE_SECONDS = 20.0
 FULL_ITEMS = 240.0                      # seconds of budget from which every task is asked its full count of items
 # Shares of what is left of the budget after the stages before: measured so that 90 s and 5 min both end on time.
