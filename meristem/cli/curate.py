@@ -11,11 +11,14 @@ from meristem.core.errors import RequestError
 if TYPE_CHECKING:
     from meristem.corpus.store import Corpus
 
+PICTURES = "pictures:"
+
 
 def curate(
     paths: Annotated[list[Path], typer.Argument(
         metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
-        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes).",
+        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, digits); pictures:PATH is a "
+        "folder of pictures, or rows with an image, to be sifted.",
         show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -37,14 +40,32 @@ def curate(
     from meristem.corpus.find import standard_library
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
-        if name == "scenes":
-            from meristem.data import scenes
-            return _answer(scenes.make(out.expanduser(), fields))
+        if name in ("scenes", "digits"):
+            from meristem.data import digits, scenes
+            return _answer({"scenes": scenes, "digits": digits}[name].make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
+    if str(paths[0]).startswith(PICTURES):
+        return _answer(_pictures(paths, out.expanduser(), seed))
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
     with shown("curate") as progress:
         corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit), progress=progress)
     return _answer(corpus)
+
+
+def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
+    """The pictures of one folder or file of rows that pass the rules of `data.sieve`."""
+    from meristem.core.files import claim, read_json
+    from meristem.corpus.labelled import is_labelled, labelled
+    from meristem.corpus.store import SUMMARY
+    from meristem.data.sieve import Sieve
+    source = Path(str(paths[0])[len(PICTURES):]).expanduser()
+    if len(paths) > 1 or not is_labelled(source):
+        raise RequestError(f"{PICTURES}{source} is one folder of pictures or one .jsonl of rows with an image; "
+                           "name one that exists, alone")
+    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
+          and read_json(folder / SUMMARY)["inputs"] == [str(source.resolve())])
+    with shown("curate"):
+        return labelled(source, out, seed=seed, sieve=Sieve())
 
 
 def _answer(corpus: "Corpus") -> Answer:

@@ -13,7 +13,10 @@
 | source_segments | int64 [B, S] | whose source a place is: seen by inputs of that segment; -1 is padding. Absent: one |
 | images | uint8 [B, C, H, W], float32 once prepared | pictures; prepared ones lie between -1 and 1 |
 | time | float32 [B] | step of a diffusion model's schedule, from 0 |
+| condition | float32 [B, S, E] | vectors of a caption that a diffusion model attends to |
+| beside | float32 [B, C, H, W] | a picture that a diffusion model is shown beside the noisy one: the small one, stretched |
 | noise | float32 [B, ...] | what was drawn for a row, added to its image or latent |
+| temperature | float32 [] | of what is drawn with that noise (dVAE) |
 
 B batch rows, T time, C channels. A field means the same thing to every objective; a new field is a new row of this
 table.

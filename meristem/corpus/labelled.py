@@ -9,14 +9,16 @@
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
-row, only its exact copies are. The result is an ordinary corpus: its text can be pretrained on as well.
+row, only its exact copies are, unless a `sieve` is given (data.sieve, for pictures). The result is an ordinary corpus: its text can be pretrained on as well.
 `data.corpus=reviews.jsonl` makes it beside the file and uses it. A folder of pictures is such a file, too: those in
 `cats/` have the label "cats", and `a.txt` is the caption of `a.png`.
 """
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
@@ -28,6 +30,27 @@ SHARE = 0.1                             # of the rows for test, and the same for
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Drop:
+    """Why a row is left out: the rule, what it saw, and for a copy the id of the row that stays."""
+
+    rule: str
+    value: float | str
+    twin: str = ""
+
+
+class Sieve(Protocol):
+    """Rules over whole rows, such as `data.sieve.Sieve` for pictures."""
+
+    def ranges(self) -> dict[str, Any]:
+        """The range that each rule allows."""
+        ...
+
+    def judge(self, rows: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Drop]:
+        """Row id -> why it is left out; `row["file"]` is its picture below `root`."""
+        ...
+
+
 def is_labelled(path: Path) -> bool:
     """Whether a path is a file of rows, or a folder of such files or of pictures that is no corpus yet."""
     if path.is_dir():
@@ -35,8 +58,10 @@ def is_labelled(path: Path) -> bool:
     return path.suffix == ".jsonl" and path.is_file()
 
 
-def labelled(path: Path, out: Path | None = None, *, seed: int = 0) -> Corpus:
+def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve | None = None) -> Corpus:
     """The corpus of the rows in `path`, in `out` (default: beside it); the one that is there when nothing has changed.
+
+    What the `sieve` finds is left out, with a line of the ledger each.
 
     RequestError names file, line and what is wrong with it. `corpus.summary["labels"]` lists the classes, sorted.
     """
@@ -44,12 +69,17 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0) -> Corpus:
     out = out or path.with_name(path.stem + ".corpus")
     given = {"train": path} if path.is_file() else {s: f for s in SPLITS if (f := path / f"{s}.jsonl").is_file()}
     given = given or {"train": path}                           # a folder of pictures
-    state = files.digest_bytes(str(seed), *(name + _state(f) for name, f in given.items()))
+    ranges = sieve.ranges() if sieve else {}
+    state = files.digest_bytes(str(seed) + (json.dumps(ranges) if sieve else ""),
+                               *(name + _state(f) for name, f in given.items()))
     if (out / SUMMARY).is_file():
         there = Corpus.open(out)
         if there.summary.get("state") == state:
             return there
-    rows, copies = _place(given, seed)
+    seen, copies = _place(given, seed)
+    root = path if path.is_dir() else path.parent
+    left_out = sieve.judge(seen, root) if sieve else {}
+    rows = [row for row in seen if row["id"] not in left_out]
     found = {split: [row for row in rows if row["split"] == split] for split in SPLITS}
     if empty := [split for split, some in found.items() if not some]:
         raise RequestError(f"{path} gives no rows for {' and '.join(empty)}; add rows, or files named by split")
@@ -59,16 +89,16 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0) -> Corpus:
                 lines = [line({key: row[key] for key in row if key not in ("split", "file")}) for row in some]
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
                 if any("image" in row for row in some):
-                    pictures.write(folder / f"{split}.tar", _members(some, path if path.is_dir() else path.parent))
-            ledger = [line({"id": r["id"], "path": r["path"], "verdict": "kept", "split": r["split"]}) for r in rows]
-            (folder / LEDGER).write_text("".join(ledger), encoding="utf-8")
+                    pictures.write(folder / f"{split}.tar", _members(some, root))
+            (folder / LEDGER).write_text("".join(_ledger(seen, left_out)), encoding="utf-8")
             sizes = {split: _size(some) for split, some in found.items()}
             total = {key: sum(size[key] for size in sizes.values()) for key in ("documents", "bytes")}
+            dropped = {"exact_duplicate": copies, **Counter(drop.rule for drop in left_out.values())}
             files.write_json(folder / SUMMARY, {
                 "inputs": [str(path)], "seed": seed, "limit_bytes": 0, "state": state, "splits": sizes,
-                "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)), "seen": total,
-                "kinds": {"labelled": total}, "licences": {rows[0]["licence"]: total}, "rules": {},
-                "dropped": {"exact_duplicate": {"documents": copies, "bytes": 0}} if copies else {},
+                "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)), "seen": _size(seen),
+                "kinds": {"labelled": total}, "licences": {rows[0]["licence"]: total}, "rules": ranges,
+                "dropped": {rule: {"documents": n, "bytes": 0} for rule, n in dropped.items() if n},
                 "labels": sorted({label for row in rows for label in row.get("labels", [row.get("label")]) if label})})
     except OSError as error:
         raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}") from error
@@ -87,6 +117,17 @@ def _place(given: dict[str, Path], seed: int) -> tuple[list[Row], int]:
             row["split"] = missing[int(place / SHARE)] if split == "train" and place < SHARE * len(missing) else split
             rows.setdefault(row["id"], row)
     return [rows[key] for key in sorted(rows)], copies
+
+
+def _ledger(rows: list[Row], left_out: dict[str, Drop]) -> Iterator[str]:
+    """A line a row: its split, or the rule that dropped it."""
+    paths = {row["id"]: row["path"] for row in rows}
+    for row in rows:
+        said: Row = {"verdict": "kept", "split": row["split"]}
+        if drop := left_out.get(row["id"]):
+            witness = {"witness": drop.twin, "witness_path": paths[drop.twin]} if drop.twin else {}
+            said = {"verdict": "dropped", "rule": drop.rule, "value": drop.value, **witness}
+        yield line({"id": row["id"], "path": row["path"], **said})
 
 
 def _state(path: Path) -> str:

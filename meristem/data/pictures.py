@@ -7,7 +7,7 @@ cut to the context and closed by the end token; what follows is padding, a segme
     source = Pictures.of(corpus, codec, "train", side=32, channels=3, context=24, order=(64, seed, 0))
     source(0)[0]["images"]                                     # uint8 [64, 3, 32, 32]
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +48,7 @@ class Pictures:
         labels = None
         if all("label" in d.fields for d in documents):
             labels = np.array([names[d.fields["label"]] for d in documents])
-        captions = codec.encode_batch([d.text for d in documents])
-        tokens = np.full((len(documents), context + 1), codec.marks.get("pad", codec.end), dtype=np.int32)
-        lengths = np.zeros(len(documents), dtype=np.int64)
-        for row, ids in enumerate(captions):
-            ids = np.append(ids[:context - 1], codec.end)
-            tokens[row, :len(ids)], lengths[row] = ids, len(ids)
+        tokens, lengths = captions(codec, [d.text for d in documents], context)
         pixels = stored(corpus, side, channels, progress)[split]
         batch, seed, micro = order
         return cls(pixels, tokens, lengths, labels, Order(len(documents), batch, seed, micro))
@@ -74,6 +69,20 @@ class Pictures:
         """At most `limit` rows in order, `rows` at a time; the last batch may be smaller."""
         count = min(limit, len(self.pixels))
         return (self.batch(np.arange(start, min(start + rows, count))) for start in range(0, count, rows))
+
+
+def captions(codec: Codec, texts: Sequence[str], context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as rows of tokens, int32 [N, context + 1], and the length of each [N].
+
+    The codec's begin token, where it has one, the text, cut to fit, and the end token; the rest is padding.
+    """
+    first = [codec.marks["begin"]] if "begin" in codec.marks else []
+    tokens = np.full((len(texts), context + 1), codec.marks.get("pad", codec.end), dtype=np.int32)
+    lengths = np.zeros(len(texts), dtype=np.int64)
+    for row, ids in enumerate(codec.encode_batch(list(texts))):
+        ids = np.concatenate([first, ids[:context - 1 - len(first)], [codec.end]])
+        tokens[row, :len(ids)], lengths[row] = ids, len(ids)
+    return tokens, lengths
 
 
 def stored(corpus: Corpus, side: int, channels: int, progress: Progress = SILENT) -> dict[str, np.ndarray]:

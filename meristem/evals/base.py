@@ -18,6 +18,8 @@ from meristem.core.progress import Progress
 from meristem.evals.statistics import Difference, Interval, bootstrap, effective_items, mcnemar, permutation, wilson
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from meristem.codecs.base import Codec
     from meristem.corpus.store import Corpus
 
@@ -83,6 +85,7 @@ class Score:
     paired: Paired | None
     seconds: float
     cut: int = 0                        # prompts whose beginning did not fit the model's context and was left out
+    beside: list[Reference] = field(default_factory=list)      # more baselines than the first
     shots: list[str] = field(default_factory=list)     # ids of the worked examples before each question (FewShot)
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,7 +177,10 @@ class Task(Protocol):
 
     def baselines(self, corpus: "Corpus", items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
-        """A baseline for every metric; `ngram()` is the 5-gram of the training split (fitted at the first call)."""
+        """A baseline for every metric; `ngram()` is the 5-gram of the training split (fitted at the first call).
+
+        More baselines of a metric are called METRIC/ANYTHING and stand beside the first.
+        """
         ...
 
     def ceiling(self, items: Sequence[Item], codec: "Codec") -> dict[str, Reference]:
@@ -192,6 +198,23 @@ class FewShot(Protocol):
 
         An id is that of a training document, or `#n` for the n-th worked example in the item's own document.
         """
+        ...
+
+
+@runtime_checkable
+class Visual(Protocol):
+    """A task about pictures, asked only of models that see them (`evals.pictures`)."""
+
+    def fits(self, module: "nn.Module") -> str:
+        """"", or why this model cannot be asked."""
+        ...
+
+    def on(self, corpus: "Corpus") -> Task:
+        """The same task with this corpus's pictures."""
+        ...
+
+    def seen(self, items: Sequence[Item]) -> list[bool]:
+        """Whether each item's picture, to the pixel, is in the training split too."""
         ...
 
 

@@ -12,7 +12,7 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from meristem.evals.base import (
     Reference,
     Score,
     Task,
+    Visual,
     compare,
     measure,
     prompt_hash,
@@ -43,6 +44,9 @@ from meristem.evals.base import (
 from meristem.evals.contamination import Index, Overlap
 from meristem.evals.ngram import KneserNey
 from meristem.evals.subject import NGram, Subject
+
+if TYPE_CHECKING:
+    from torch import nn
 
 KIND = "evals.tasks"
 FOLDER = "evals"
@@ -80,13 +84,17 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
     asks again what is already on file. A task without items in this corpus's test split is left out with a warning.
     RequestError names the nearest task to an unknown one, and a task that takes no shots.
     """
-    found = [task_of(name) for name in (tasks or usual())]
+    module = subject.module if isinstance(subject, Subject) else None
+    found = [task_of(name) for name in (tasks or usual(module))]
     if shots < 0:
         raise RequestError(f"{shots} worked examples cannot be shown; give 0 or more")
     if shots:
         found = [task for task in found if tasks or isinstance(task, FewShot)]
         if refused := [task.name for task in found if not isinstance(task, FewShot)]:
             raise RequestError(f"{', '.join(refused)}: asked without worked examples only; leave out --shots")
+    if refused := [f"{task.name}: {why}" for task in found if (why := _unfit(task, module))]:
+        raise RequestError("; ".join(refused))
+    found = [task.on(corpus) if isinstance(task, Visual) else task for task in found]
     index = Index.build(corpus, progress)
 
     @functools.cache
@@ -106,7 +114,8 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
             assert isinstance(task, FewShot)                   # the others were refused above
             items, ids = task.with_shots(corpus, items, shots, seed)
         named = prompt_hash(task, items)
-        overlaps = index.check([item.prompt + item.answer for item in items])
+        overlaps = ([Overlap(seen, 0, 0) for seen in task.seen(items)] if isinstance(task, Visual)
+                    else index.check([item.prompt + item.answer for item in items]))
         asked = Asked(task, items, [i.group for i in items], named, seed, corpus.hash, index.hash, overlaps,
                       _baselines(task, corpus, items, named, ngram, seed, subject.codec.hash, fresh),
                       task.ceiling(items, subject.codec), ids)
@@ -119,9 +128,23 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
     return scores
 
 
-def usual() -> list[str]:
-    """The tasks that are asked when none is named: those that need nothing but the corpus."""
-    return [name for name in registry.names(KIND) if not vars(registry.load(KIND, name)).get("ON_REQUEST")]
+def usual(module: "nn.Module | None" = None) -> list[str]:
+    """The tasks that are asked when none is named: those that need nothing but the corpus.
+
+    A model that sees pictures is asked about these, any other (None too) about text.
+    """
+    names = [name for name in registry.names(KIND) if not vars(registry.load(KIND, name)).get("ON_REQUEST")]
+    if module is None or "image" not in vars(module.config):
+        return [name for name in names if not isinstance(task_of(name), Visual)]
+    return [name for name in names if isinstance(task := task_of(name), Visual) and not task.fits(module)]
+
+
+def _unfit(task: Task, module: "nn.Module | None") -> str:
+    """Why a model cannot be asked a task about pictures, or ""."""
+    if not isinstance(task, Visual):
+        return ""
+    sees = module is not None and "image" in vars(module.config)
+    return task.fits(module) if module is not None and sees else "this model sees no pictures"
 
 
 def task_of(word: str) -> Task:
@@ -159,10 +182,8 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
                  against: Subject | None, other: Outcome | None) -> Score:
     seed = seed_of(asked.seed, asked.task.name, metric.name, "intervals")
     value, interval = measure(metric, outcome, asked.groups, seed)
-    baseline = None
-    if metric.name in asked.baselines:
-        entry = asked.baselines[metric.name]
-        baseline = Reference(measure(metric, entry.outcome, asked.groups, seed)[0], entry.what)
+    baseline, *beside = [Reference(measure(metric, entry.outcome, asked.groups, seed)[0], entry.what)
+                         for name, entry in asked.baselines.items() if name.partition("/")[0] == metric.name] or [None]
     paired = None
     if against is not None and other is not None:
         gap = compare(metric, outcome, other, asked.groups, seed)
@@ -176,7 +197,7 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
                  contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds,
                  cut=outcome.cut if metric.kind == "share" else 0,      # sums over a text are read in windows
-                 shots=asked.shots)
+                 beside=[one for one in beside if one], shots=asked.shots)
 
 
 def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:

@@ -4,7 +4,7 @@ A text longer than the network's context is read in windows that overlap by half
 is scored with at least half a context before it. The 5-gram is asked for exactly the same tokens.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,33 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 16_384                   # a forward pass; logits of 8,192 words are then 0.5 GB in fp32
 ROWS = 64                               # prompts completed at once
+
+
+@dataclass(frozen=True)
+class NoText:
+    """The codec of a model that reads no text: whatever would put one to it is refused."""
+
+    name: str = "no text"
+    vocab: int = 0
+    end: int = 0
+    hash: str = "no text"
+    marks: dict[str, int] = field(default_factory=dict)
+
+    def encode(self, text: str) -> np.ndarray:
+        """RequestError."""
+        raise RequestError("this model sees pictures and reads no text; ask a task about pictures (see: meristem list "
+                           "tasks)")
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """RequestError, if there is a text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """No ids, no text."""
+        return ""
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +74,11 @@ class Subject:
         identity = hf.identity(loaded.family, loaded.module)
         if stretch:
             loaded, identity = hf.stretched(loaded, *stretch), digest_bytes(identity, *map(str, stretch))
-        if loaded.codec is None:
+        codec = loaded.codec or (NoText() if "image" in vars(loaded.config) else None)
+        if codec is None:
             raise RequestError(f"{loaded.folder} has no tokenizer.json, so no text can be put to it")
         run = loaded.folder.parent if (loaded.folder.parent / "recipe.json").is_file() else None
-        return cls(loaded.module, loaded.codec, identity, loaded.config.context,
+        return cls(loaded.module, codec, identity, vars(loaded.config).get("context", 0),
                    name or (run or loaded.folder).name, None if stretch else run)
 
     def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:

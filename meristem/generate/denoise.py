@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from meristem.core.errors import RequestError
-from meristem.nn.noise import Schedule, Target, split
+from meristem.nn.noise import Schedule, Target, add, split, wanted
 
 Said = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor], Tensor]
@@ -32,6 +32,30 @@ def guided(with_condition: Said, without: Said, scale: float) -> Said:
         alone = without(x, t)
         return alone + scale * (with_condition(x, t) - alone)
     return said
+
+
+def agreeing(said: Said, schedule: Schedule, target: Target, change: Callable[[Tensor], Tensor]) -> Said:
+    """`said`, whose clean image is `change(clean image)` at every step, the noise following from it.
+
+    With `where(known, picture, x0)` the known part is kept exactly and the rest painted to fit: the null space of
+    inpainting (Wang et al. 2022, https://arxiv.org/abs/2212.00490, equation 13); with `clamp(-1, 1)` it is DDPM's.
+    """
+    def changed(x: Tensor, t: Tensor) -> Tensor:
+        a, s = schedule.near(float(t[0]))
+        x0 = change(split(target, said(x, t), x, a, s)[0])
+        a, s = a.to(x), s.to(x)
+        return wanted(target, x0, (x - a * x0) / s, a, s)
+    return changed
+
+
+def begun(sampler: str, x0: Float[Tensor, "B *N"], noise: Float[Tensor, "B *N"], schedule: Schedule,
+          steps: int) -> Float[Tensor, "B *N"]:
+    """What a sampler starts from to go back from a picture with noise (Meng et al. 2021, https://arxiv.org/abs/2108.01073,
+    section 3): `schedule` are the steps that it walks, the noise that of the first one asked."""
+    first = leading(schedule, steps)[0] if sampler in ("ddpm", "ddim") else schedule.steps - 1
+    a, s = schedule.scales(torch.tensor(first))
+    x = add(x0, noise, a, s)
+    return x / s.to(x) if sampler == "heun" else x             # Heun multiplies by sigma: x0 is not shrunk there
 
 
 def leading(schedule: Schedule, steps: int) -> list[int]:
@@ -114,10 +138,10 @@ def euler(said: Said, x: Float[Tensor, "B *N"], schedule: Schedule, steps: int, 
     if schedule.kind != "flow":
         raise RequestError(f"euler follows a flow; with a {schedule.kind} schedule take ddim, heun or dpm_solver")
     asked = leading(schedule, steps)
-    shares = [(t + 1) / schedule.steps for t in asked]         # of noise
-    shares = [share + 1 - shares[0] for share in shares] + [0.0]
+    late = schedule.steps - 1 - asked[0]                       # the first one asked is the last step
+    shares = [(t + late + 1) / schedule.whole for t in asked] + [0.0]          # of noise
     for i, t in enumerate(asked):
-        time = torch.full((len(x),), t + schedule.steps - 1 - asked[0], device=x.device)
+        time = torch.full((len(x),), t + late, device=x.device)
         s = torch.tensor(shares[i])
         x0, e = split(target, said(x, time), x, 1 - s, s)
         x = x + (shares[i + 1] - shares[i]) * (e - x0)

@@ -1,9 +1,11 @@
-"""Autoencoders of images: the KL-regularised one of Stable Diffusion, and one with a learned codebook (VQ).
+"""Autoencoders of images: the KL-regularised one of Stable Diffusion, and two whose latents are numbers of a codebook.
 
 Rombach et al. 2021, https://arxiv.org/abs/2112.10752 (section 3.1, appendix G); Kingma & Welling 2013,
-https://arxiv.org/abs/1312.6114; van den Oord et al. 2017, https://arxiv.org/abs/1711.00937 (VQ, section 3.2).
-`Config.kind` is which: "kl" gives a mean and a log-variance a pixel of the latent, "vq" the nearest of `codes` vectors,
-whose numbers are the image tokens of a decoder over text and images. Read and written in diffusers' layout. In Python:
+https://arxiv.org/abs/1312.6114; van den Oord et al. 2017, https://arxiv.org/abs/1711.00937 (VQ, section 3.2); Ramesh et
+al. 2021, https://arxiv.org/abs/2102.12092 (dVAE, section 2.1). `Config.kind` is which: "kl" gives a mean and a
+log-variance a pixel of the latent; "vq" the nearest of `codes` vectors; "dvae" a logit for each of them, in training a
+relaxed draw (Gumbel softmax: Jang et al. 2016, https://arxiv.org/abs/1611.01144). The numbers are the image tokens of a
+decoder over text and images (models/dalle.py). DALL-E's own network has other blocks. diffusers' layout. In Python:
 
     model = Model(Config(channels=(32, 64), blocks=1, groups=8, latent=4))
     model.decode(model.encode(images))                         # [B, 3, 32, 32] -> [B, 4, 16, 16] -> [B, 3, 32, 32]
@@ -26,7 +28,7 @@ from meristem.nn.conv import Conv, Down, GroupNorm, PixelAttention, Residual, St
 class Config:
     """The shape of both halves: each of `channels` is a level of half the size of the one before."""
 
-    kind: Literal["kl", "vq"] = "kl"
+    kind: Literal["kl", "vq", "dvae"] = "kl"
     inputs: int = 3
     channels: tuple[int, ...] = (128, 256, 512, 512)
     blocks: int = 2                     # residual blocks a level (one more in the decoder)
@@ -36,7 +38,7 @@ class Config:
     image: int = 512                    # the side that it was trained with; any multiple of `shrink` works
     scale: float = 0.18215              # latents times this have about unit variance: what a diffusion model sees
     shift: float = 0.0                  # subtracted before
-    codes: int = 8192                   # vq: vectors in the codebook
+    codes: int = 8192                   # vq, dvae: vectors in the codebook
 
     def __post_init__(self) -> None:
         if wrong := [c for c in self.channels if c % self.groups]:
@@ -145,8 +147,11 @@ class Model(nn.Module):
         self.config = c
         self.encoder, self.decoder = Encoder(c), Decoder(c)
         both = 2 if c.kind == "kl" else 1
-        self.before, self.after = Conv(both * c.latent, both * c.latent, 1), Conv(c.latent, c.latent, 1)
-        self.codebook = Codebook(c.codes, c.latent) if c.kind == "vq" else None
+        self.before = Conv(both * c.latent, c.codes if c.kind == "dvae" else both * c.latent, 1)
+        self.after = Conv(c.latent, c.latent, 1)
+        self.codebook = Codebook(c.codes, c.latent) if c.kind != "kl" else None
+        if self.codebook is not None and c.kind == "dvae":     # a mean of many small vectors would be no signal at all
+            nn.init.normal_(self.codebook.vectors)
 
     def statistics(self, images: Float[Tensor, "B I H W"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent [B, L, h, w] (kl); the variance is kept between e^-30 and e^20."""
@@ -160,30 +165,43 @@ class Model(nn.Module):
         return self.codebook.look_up(self.tokens(images)) * self.config.scale
 
     def tokens(self, images: Float[Tensor, "B I H W"]) -> Int[Tensor, "B h w"]:
-        """The numbers of the nearest vectors (vq)."""
+        """The numbers of the nearest vectors (vq) or of the largest logits (dvae)."""
         assert self.codebook is not None, "a kl autoencoder has no codebook: take kind=vq"
-        return self.codebook.numbers(self.before(self.encoder(images)))
+        given = self.before(self.encoder(images))
+        return given.argmax(1) if self.config.kind == "dvae" else self.codebook.numbers(given)
 
     def decode(self, latent: Float[Tensor, "B L h w"]) -> Float[Tensor, "B I H W"]:
         """Images of scaled latents, about -1 to 1."""
         return self.decoder(self.after(latent / self.config.scale + self.config.shift))
 
     def picture(self, numbers: Int[Tensor, "B h w"]) -> Float[Tensor, "B I H W"]:
-        """Images of codebook numbers (vq)."""
+        """Images of codebook numbers (vq, dvae)."""
         assert self.codebook is not None, "a kl autoencoder has no codebook: take kind=vq"
         return self.decoder(self.after(self.codebook.look_up(numbers)))
 
-    def forward(self, images: Float[Tensor, "B I H W"],
-                noise: Float[Tensor, "B L h w"] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Float[Tensor, "B I H W"], noise: Float[Tensor, "B L h w"] | None = None,
+                temperature: Float[Tensor, ""] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(images again, a, b).
 
-        a and b are mean and log-variance (kl; `noise` draws the latent), or the encoder's vectors and the nearest (vq).
+        a and b are mean and log-variance (kl; `noise` draws the latent), the encoder's vectors and the nearest (vq), or
+        log-probabilities [B, codes, h, w] and the mixed vectors (dvae; with Gumbel `noise` of that shape a draw at the
+        `temperature`, else the likeliest).
         """
         if self.codebook is None:
             mean, spread = self.statistics(images)
             z = mean if noise is None else mean + torch.exp(0.5 * spread) * noise.to(mean.dtype)
             return self.decoder(self.after(z)), mean, spread
         given = self.before(self.encoder(images))
+        if self.config.kind == "dvae":
+            log = given.float().log_softmax(1)
+            if noise is None:
+                mixed = self.codebook.look_up(log.argmax(1))
+            else:
+                assert temperature is not None
+                share = ((log + noise) / temperature).softmax(1)
+                mixed = torch.einsum("bchw,cl->blhw", share, self.codebook.vectors)
+            mixed = mixed.to(given.dtype)
+            return self.decoder(self.after(mixed)), log, mixed
         nearest = self.codebook.look_up(self.codebook.numbers(given)).to(given.dtype)
         through = given + (nearest - given).detach()
         return self.decoder(self.after(through)), given, nearest
@@ -192,6 +210,7 @@ class Model(nn.Module):
 SIZES = {
     "kl-f8": Config(),                                                  # Stable Diffusion 1.x
     "vq-f4": Config(kind="vq", channels=(128, 256, 512), latent=3, image=256, scale=1.0, codes=8192),
+    "dvae-f8": Config(kind="dvae", channels=(128, 256, 512, 512), latent=128, image=256, scale=1.0),   # DALL-E's grid
 }
 
 RESIDUAL = (("norm1", "norm1"), ("norm2", "norm2"), ("conv1", "conv1"), ("conv2", "conv2"),
@@ -246,7 +265,9 @@ HF_CONFIG = FieldMaps(
              groups=(LEVELS,)),
     FieldMap(Kind("VQModel", "", {"kind": "vq", "shift": 0.0}), rows=(*SHARED, ("codes", "num_vq_embeddings", 256)),
              fixed={**FIXED, "norm_type": "group", "lookup_from_codebook": False, "force_upcast": False},
-             groups=(LEVELS, Group(("vq_embed_dim",), lambda whole, kind: _width(whole), lambda c, k: {}))))
+             groups=(LEVELS, Group(("vq_embed_dim",), lambda whole, kind: _width(whole), lambda c, k: {}))),
+    FieldMap(Kind("DiscreteVAE", "", {"kind": "dvae", "shift": 0.0}), rows=(*SHARED, ("codes", "num_vq_embeddings")),
+             fixed=FIXED, groups=(LEVELS,)))                   # ours alone
 
 
 def _width(whole: Mapping[str, Any]) -> dict[str, Any]:

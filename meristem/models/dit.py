@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meristem.core.names import FieldMap, Group, Kind, NameMap
+from meristem.core.names import FieldMap, Group, Kind, NameMap, class_names
 from meristem.nn.attention import Attention, Reach
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import MLP
@@ -38,6 +38,7 @@ class Config:
     layers: int = 28
     heads: int = 16
     classes: int = 1000
+    labels: tuple[str, ...] = ()        # their names, where they have some
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", self.outputs or 2 * self.inputs)
@@ -171,4 +172,5 @@ HF_CONFIG = FieldMap(
     fixed={"attention_bias": True, "activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero",
            "norm_elementwise_affine": False, "norm_eps": 1e-5, "upcast_attention": False},
     groups=(Group(("num_attention_heads", "attention_head_dim", "norm_num_groups"), lambda whole, kind: _heads(whole),
-                  lambda c, kind: {"num_attention_heads": c.heads, "attention_head_dim": c.dim // c.heads}),))
+                  lambda c, kind: {"num_attention_heads": c.heads, "attention_head_dim": c.dim // c.heads}),
+            class_names()))

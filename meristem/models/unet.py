@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meristem.core.names import FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps
+from meristem.core.names import FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps, class_names
 from meristem.nn.attention import Attention, CrossAttention, Reach
 from meristem.nn.conv import Conv, Down, GroupNorm, PixelAttention, Residual, Stem, Up, pixels, sequence
 from meristem.nn.linear import Embedding, Linear
@@ -46,6 +46,7 @@ class Config:
     eps: float = 1e-5
     dropout: float = 0.0
     classes: int = 0                    # labels that are added to the time; leave one for "none"
+    labels: tuple[str, ...] = ()        # their names, where they have some
     flip: bool = True                   # time: cosines first
     shift: int = 0                      # time: 1 in DDPM's own code
     pad: bool = True                    # halving: False in DDPM's own code
@@ -283,7 +284,7 @@ def _map(cross: bool, kind: Kind, *rows: tuple[Any, ...], **fixed: Any) -> Field
                   functools.partial(_blocks, cross))
     pad = Group(("downsample_padding",), lambda whole, kind: {"pad": bool(whole.get("downsample_padding", 1))},
                 lambda c, kind: {"downsample_padding": int(c.pad)})
-    return FieldMap(kind, rows=(*shared, *rows), groups=(group, pad), fixed={
+    return FieldMap(kind, rows=(*shared, *rows), groups=(group, pad, class_names()), fixed={
         "act_fn": "silu", "center_input_sample": False, "resnet_time_scale_shift": "default",
         "mid_block_scale_factor": 1, "time_embedding_type": "positional", "class_embed_type": None, **fixed})
 

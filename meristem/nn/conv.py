@@ -100,6 +100,18 @@ class Up(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+class Grow(nn.ConvTranspose2d):
+    """Twice the size: every pixel becomes 2 x 2 of its own by a linear map (a transposed convolution of stride 2)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 2, stride=2)
+
+    def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O h w"]:      # type: ignore[override]
+        """[B, in, H, W] -> [B, out, 2H, 2W]."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.conv_transpose2d(x, self.weight.to(x.dtype), bias, stride=2)
+
+
 def sequence(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N C"]:
     """Pixels row by row as vectors."""
     return x.flatten(2).transpose(1, 2)

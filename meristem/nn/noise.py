@@ -30,18 +30,26 @@ class Schedule:
     start: float = 0.0                  # first and last beta; 0: 1e-4 and 0.02 (linear, for 1,000 steps), 0.00085 and
     end: float = 0.0                    # 0.012 (scaled_linear, Stable Diffusion's)
     zero_snr: bool = False
+    of: int = 0                         # these are the first `steps` of so many: what image to image walks back
 
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"a schedule of {self.steps} steps is none; give 2 or more")
         if self.zero_snr and self.kind == "flow":
             raise ValueError("flow ends in pure noise by itself: leave out zero_snr")
+        if self.of and self.of < self.steps:
+            raise ValueError(f"{self.steps} steps are not the first ones of {self.of}")
+
+    @property
+    def whole(self) -> int:
+        """The steps of the schedule that the model was trained with."""
+        return self.of or self.steps
 
     @functools.cached_property
     def betas(self) -> Float64[Tensor, "T"]:
-        """What each step adds."""
+        """What each step of the whole schedule adds."""
         if self.kind == "cosine":
-            at = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+            at = torch.arange(self.whole + 1, dtype=torch.float64) / self.whole
             left = torch.cos((at + 0.008) / 1.008 * torch.pi / 2) ** 2
             return (1 - left[1:] / left[:-1]).clamp(max=LIMIT)
         assert self.kind != "flow", "flow is not made of steps that add noise"
@@ -49,21 +57,21 @@ class Schedule:
             self.start or 0.00085, self.end or 0.012)
         if self.kind == "linear":
             if not self.start:                                 # Improved DDPM: the same noise in fewer steps
-                first, last = (beta * 1000 / self.steps for beta in (first, last))
-            return torch.linspace(first, last, self.steps, dtype=torch.float64).clamp(max=LIMIT)
-        return torch.linspace(first**0.5, last**0.5, self.steps, dtype=torch.float64) ** 2
+                first, last = (beta * 1000 / self.whole for beta in (first, last))
+            return torch.linspace(first, last, self.whole, dtype=torch.float64).clamp(max=LIMIT)
+        return torch.linspace(first**0.5, last**0.5, self.whole, dtype=torch.float64) ** 2
 
     @functools.cached_property
     def kept(self) -> Float64[Tensor, "T"]:
         """alpha-bar: the share of the image's variance that is left after each step; a is its square root."""
         if self.kind == "flow":
-            at = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+            at = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.whole
             return (1 - at) ** 2
         kept = torch.cumprod(1 - self.betas, 0)
         if self.zero_snr:                                      # Lin et al., algorithm 1
             root = kept.sqrt()
             kept = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-        return kept
+        return kept[:self.steps]
 
     @functools.cached_property
     def before(self) -> Float64[Tensor, "T"]:
@@ -73,7 +81,7 @@ class Schedule:
     @functools.cached_property
     def posterior(self) -> Float64[Tensor, "T"]:
         """Variance of a step back when the image is known (DDPM, equation 7); the first, which is 0, as the second."""
-        spread = self.betas * (1 - self.before) / (1 - self.kept)
+        spread = self.betas[:self.steps] * (1 - self.before) / (1 - self.kept)
         return torch.cat([spread[1:2], spread[1:]])
 
     @functools.cached_property
@@ -81,6 +89,15 @@ class Schedule:
         """s / a at each step: the noise beside an image that is not shrunk (Karras et al. 2022)."""
         a, s = self.scales(torch.arange(self.steps))
         return s / a
+
+    def near(self, time: float) -> tuple[Tensor, Tensor]:
+        """(a, s) at a step that may be fractional, with s / a between those of its neighbours."""
+        low = int(time)
+        if low == time or low + 1 >= self.steps:
+            return self.scales(torch.tensor(min(low, self.steps - 1)))
+        sigma = self.sigma[low].lerp(self.sigma[low + 1], time - low)
+        a = 1 / (1 + sigma**2).sqrt()
+        return a, sigma * a
 
     def scales(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """(a, s) at whole steps, fp64."""

@@ -6,7 +6,7 @@ everything. `inputs` and `score` are apart so that a pipeline can run the model 
 """
 import abc
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from meristem.codecs.base import Codec
 from meristem.core import registry
 from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
+from meristem.generate.pictures import Painter
 from meristem.nn import moe
 
 
@@ -37,6 +38,14 @@ class Objective(nn.Module, abc.ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Corrupt, mask or add noise. Runs without gradients, before `weight` is asked."""
         return batch
+
+    def painter(self, codec: Codec) -> Painter:
+        """What paints with the model as it was trained to; RequestError for one that paints nothing."""
+        raise RequestError("this model paints no pictures; take one of recipe diffusion or latent_diffusion")
+
+    def settled(self, config: Any, held_out: Sequence[Batch]) -> Any:
+        """The model's config as it is written at the end: with what only the trained weights tell, if anything."""
+        return config
 
     def weight(self, batch: Batch) -> Tensor:
         """How many terms the loss sums over (scalar); the trainer divides by the total over micro-batches and ranks."""

@@ -41,9 +41,12 @@ class Contrastive(Objective):
         return {**batch, "images": between(batch["images"]), "weight": torch.ones(len(batch["images"]))}
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """images [B, C, H, W], tokens [B, T] and whose they are."""
-        return {"images": batch["images"], "tokens": batch["tokens"][:, :-1],
-                **({"segments": batch["segments"]} if "segments" in batch else {})}
+        """images [B, C, H, W] and tokens [B, T].
+
+        Padding is not hidden: CLIP's text vector stands before it, and SigLIP's is read at the last place, which is
+        padding and must see the text (Zhai et al. 2023 pad to the full length).
+        """
+        return {"images": batch["images"], "tokens": batch["tokens"][:, :-1]}
 
     def score(self, output: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Vectors of the images and texts here [b, E] -> (summed loss of these rows, sum of right choices)."""

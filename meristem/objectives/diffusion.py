@@ -4,7 +4,9 @@ Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 1; targets and sched
 Hang et al. 2023, https://arxiv.org/abs/2303.09556 (`gamma`); learned variance: Nichol & Dhariwal 2021,
 https://arxiv.org/abs/2102.09672, equation 16 (a model with twice the outputs). With `autoencoder` a folder, images are
 latents (Rombach et al. 2021). Conditions: a row's label, or with `text` a folder, its caption through that text tower,
-both frozen; a share `drop` of the rows goes without, for guidance (Ho & Salimans 2022).
+both frozen; a share `drop` of the rows goes without, for guidance (Ho & Salimans 2022). With `low` the model enlarges:
+it is shown the picture at that side, stretched, as further channels (Saharia et al. 2021, https://arxiv.org/abs/
+2104.07636, section 2; model.inputs is then twice model.outputs).
 
     meristem pretrain diffusion data.corpus=PICTURES objective.target=velocity
 """
@@ -14,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
 from meristem.core.types import Batch
+from meristem.data.pictures import captions
+from meristem.generate.pictures import Diffuser, Told, by_caption, by_class, by_nothing, stretched
 from meristem.hub import hf
 from meristem.nn.image import between
 from meristem.nn.linear import Entrance, compute_in
@@ -29,7 +34,8 @@ class Diffusion(Objective):
     """Summed over pictures: the mean squared error a number; fact: `bound` where the variance is learned."""
 
     def __init__(self, model: nn.Module, target: Target = "noise", schedule: str = "linear", steps: int = 1000,
-                 zero_snr: bool = False, gamma: float = 0.0, drop: float = 0.1, autoencoder: str = "", text: str = ""):
+                 zero_snr: bool = False, gamma: float = 0.0, drop: float = 0.1, autoencoder: str = "", text: str = "",
+                 low: int = 0, codec: Codec | None = None):
         super().__init__(model)
         try:
             self.schedule = Schedule(schedule, steps, zero_snr=zero_snr)        # type: ignore[arg-type]
@@ -41,22 +47,31 @@ class Diffusion(Objective):
         if target == "velocity" and schedule == "flow":
             raise RequestError("objective.target=velocity belongs to schedules of steps; with flow take flow")
         self.target: Target = target
-        self.gamma, self.drop = gamma, drop
+        self.gamma, self.drop, self.low = gamma, drop, low
         c = vars(model.config)
         self.classes, self.learned = c.get("classes", 0), c["outputs"] == 2 * c["inputs"]
+        if (c["inputs"] == 2 * c["outputs"]) != bool(low) or (low and autoencoder):
+            raise RequestError("a model with twice as many inputs as outputs enlarges pictures: give both that and "
+                               "objective.low, the side of the small ones, and no autoencoder")
         if bool(text) != bool(c.get("cross", 0)):
             raise RequestError("a model with model.cross attends to a text: give both that and objective.text=FOLDER")
         # Tuples, because a module that is an attribute would be saved with the model.
         first = next(m for m in model.modules() if isinstance(m, Entrance))
-        self.frozen = tuple(compute_in(hf.load(folder).module.requires_grad_(False), first.compute) if folder else None
-                            for folder in (autoencoder, text))
+        loaded = [hf.load(folder) if folder else None for folder in (autoencoder, text)]
+        self.frozen = tuple(compute_in(one.module.requires_grad_(False), first.compute) if one else None
+                            for one in loaded)
+        own = loaded[1].codec if loaded[1] else None
+        if codec and own and own.hash != codec.hash:
+            raise RequestError(f"the captions are read by another tokenizer than {text}'s; add data.codec.name=saved "
+                               f"data.codec.folder={text}")
+        self.blank = self.no_caption(codec) if text else None
 
     @property
     def picture(self) -> tuple[int, int]:
         """Side and channels before the autoencoder, where there is one."""
         side, channels = super().picture
         if self.autoencoder is None:
-            return side, channels
+            return side, channels // 2 if self.low else channels
         c = self.autoencoder.config
         return side * c.shrink, c.inputs
 
@@ -86,20 +101,41 @@ class Diffusion(Objective):
             made["labels"] = torch.where(dropped, vars(self.model)["none"], batch["labels"])
         if self.text is not None:
             tokens = batch["tokens"][:, :-1].clone()
-            tokens[dropped] = self.blank(tokens.shape[1])
+            if tokens.shape[1] != (context := self.text.config.context):
+                raise RequestError(f"captions of {tokens.shape[1]} tokens are no input of this text tower; set "
+                                   f"train.context={context}")
+            tokens[dropped] = self.blank
             made["condition"] = self.text.text.features(tokens)
+        if self.low:
+            made["beside"] = stretched(images, self.low, images.shape[-1])
         return made
 
-    def blank(self, length: int) -> Tensor:
-        """The tokens of no caption: end tokens."""
-        assert self.text is not None
-        return torch.full((length,), self.text.config.end)
+    def no_caption(self, codec: Codec | None) -> Tensor:
+        """The tokens of an empty caption [T]; end tokens where there is no codec to ask."""
+        c = self.text.config
+        return torch.full((c.context,), c.end) if codec is None else torch.from_numpy(
+            captions(codec, [""], c.context)[0][0, :-1]).long()
+
+    def painter(self, codec: Codec) -> Diffuser:
+        """The model as `generate.pictures` asks it; pixels are kept between -1 and 1, latents are not."""
+        c: Any = self.model.config
+        told: Told = by_nothing
+        if self.classes:
+            told = by_class(c.labels, int(vars(self.model)["none"]))
+        elif self.text is not None:
+            told = by_caption(self.text.text, codec)
+        channels = c.inputs // 2 if self.low else c.inputs
+        return Diffuser(self.model, told, self.schedule, self.target, (channels, c.image, c.image),
+                        "euler" if self.schedule.kind == "flow" else "dpm_solver",
+                        1.0 if self.autoencoder is None else 0.0, self.autoencoder, self.low)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The noisy images [B, C, H, W], time [B] and the condition."""
         a, s = self.schedule.scales(batch["time"].long())
         noisy = add(batch["images"], batch["noise"], a, s)
         told = ["labels"] * (self.classes > 0) + ["condition"] * (self.text is not None)
+        if self.low:
+            noisy = torch.cat([noisy, batch["beside"]], 1)
         return {"images": noisy, "time": batch["time"], **{key: batch[key] for key in told}}
 
     def score(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -80,6 +80,26 @@ def test_the_codebook_gives_the_nearest_vector_and_its_gradient_passes_through()
     parity.close(nearest.detach(), model.codebook.look_up(numbers).detach())
 
 
+def test_a_dvae_mixes_vectors_by_a_relaxed_draw_and_is_written_and_read(tmp_path: Path) -> None:
+    model = parity.ours("autoencoder", **OURS, kind="dvae", codes=7, scale=1.0)[1]
+    images = pictures()
+    again, log, mixed = model(images)
+    assert log.shape == (2, 7, 6, 10) and torch.equal(log.argmax(1), model.tokens(images))
+    parity.close(log.exp().sum(1), torch.ones(2, 6, 10))
+    parity.close(model.picture(model.tokens(images)).detach(), again.detach())
+    noise = -torch.empty(2, 7, 6, 10).exponential_(generator=torch.Generator().manual_seed(1)).log()
+    soft, cold = (model(images, noise, torch.tensor(t))[2] for t in (1.0, 1e-4))
+    drawn = (log + noise).argmax(1)                            # at no temperature the draw is one vector of the book
+    parity.close(cold.detach(), model.codebook.look_up(drawn).detach())
+    share = ((log + noise).softmax(1)[:, :, 0, 0] @ model.codebook.vectors).detach()
+    parity.close(soft[:, :, 0, 0].detach(), share)
+    soft.sum().backward()
+    assert model.before.weight.grad.abs().sum() > 0 and model.codebook.vectors.grad.abs().sum() > 0
+    hf.save(tmp_path, "autoencoder", model.config, model)
+    loaded = hf.load(tmp_path)
+    assert loaded.config == model.config and torch.equal(loaded.module.tokens(images), model.tokens(images))
+
+
 def test_shapes_and_settings_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiples of groups"):
         Config(channels=(30,), groups=8)

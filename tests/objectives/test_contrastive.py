@@ -42,6 +42,19 @@ def test_without_a_scale_it_is_ln_of_the_batch_and_at_clips_own_it_is_not() -> N
     assert abs(float(objective(ready)[0]) / 5 - math.log(5)) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@torch.no_grad()
+def test_a_text_before_padding_is_read(kind: str) -> None:
+    """The rows of data.pictures: a text, its end, padding of a segment of its own."""
+    objective = Contrastive(parity.ours("clip", **ours(kind))[1])
+    tokens = torch.full((3, 21), 96)
+    tokens[:, 0] = torch.tensor([5, 6, 5])
+    ready = {**batch(), "images": batch()["images"][:3], "tokens": tokens, "segments": (torch.arange(20) > 1).long()}
+    one, other, same = objective.model(**objective.inputs(objective.prepare(ready)))[1]
+    torch.testing.assert_close(one, same)
+    assert float((one - other).abs().max()) > 1e-3
+
+
 def test_the_scale_stays_below_100() -> None:
     objective = Contrastive(parity.ours("clip", **ours("clip"))[1])
     with torch.no_grad():

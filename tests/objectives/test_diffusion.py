@@ -65,7 +65,7 @@ def test_a_share_of_the_labels_is_dropped() -> None:
 @torch.no_grad()
 def test_captions_and_latents(tmp_path) -> None:
     tower = {"dim": 24, "layers": 1, "heads": 4}
-    config, clip = parity.ours("clip", part="text", vocab=97, context=20, text=tower, end=96)
+    config, clip = parity.ours("clip", part="text", vocab=97, context=7, text=tower, end=96)
     hf.save(tmp_path / "text", "clip", config, clip)
     config, vae = parity.ours("autoencoder", channels=(16, 32), blocks=1, groups=8, latent=4, image=8)
     hf.save(tmp_path / "vae", "autoencoder", config, vae)

@@ -42,6 +42,31 @@ def test_vq_sends_the_codebook_to_the_vectors_and_holds_the_vectors_to_the_codeb
     assert torch.equal(moved, used)
 
 
+def test_dvae_cools_and_is_held_near_the_uniform_distribution() -> None:
+    objective = Reconstruct(parity.ours("autoencoder", **SMALL, kind="dvae", codes=9, scale=1.0)[1], kl=0.5,
+                            coldest=0.25, cooling=2)
+    torch.manual_seed(1)
+    ready = objective.train().prepare(batch())
+    assert ready["noise"].shape == (3, 9, 8, 8) and float(ready["temperature"]) == 1
+    loss, facts = objective(ready)
+    again, log, _ = objective.model(ready["images"], ready["noise"], ready["temperature"])
+    pixels = (again - ready["images"]).abs().mean() * 3
+    chosen = torch.distributions.Categorical(logits=log.movedim(1, -1))
+    uniform = torch.distributions.Categorical(logits=torch.zeros(9))
+    kl = torch.distributions.kl_divergence(chosen, uniform).sum()
+    torch.testing.assert_close(facts["latent"], kl, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss, pixels + 0.5 * kl, rtol=1e-5, atol=0)
+    assert 1 < float(facts["codes"]) / 3 <= 9
+    seen = []
+    for step in range(3):
+        objective.after_step(step)
+        seen.append(objective.temperature)
+    assert seen == pytest.approx([0.625, 0.25, 0.25]) and int(objective.state_dict()["updates"]) == 3
+    assert "noise" not in objective.eval().prepare(batch())
+    with pytest.raises(RequestError, match="coldest=0"):
+        Reconstruct(objective.model, coldest=0)
+
+
 def test_another_family_is_refused() -> None:
     with pytest.raises(RequestError, match="needs an autoencoder"):
         Reconstruct(parity.ours("dit", image=8, dim=32, layers=1, heads=4, classes=3)[1])
