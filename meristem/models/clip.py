@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meristem.core.names import HARMLESS, FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps
+from meristem.core.names import GENERATION, HARMLESS, FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps
 from meristem.nn.attention import Attention, CrossAttention, Reach
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import MLP, Activation
@@ -301,7 +301,7 @@ def _read(part: str, tower: str, whole: Mapping[str, Any], kind: Kind) -> dict[s
     given = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix) and v is not None}
     theirs = {**SHAPE, **SHARED, **OWN[tower]}
     absent = dict(zip(theirs, ABSENT[kind.ours["kind"], tower], strict=True))
-    known = [*theirs.values(), *ELSEWHERE, *HARMLESS]
+    known = [*theirs.values(), *ELSEWHERE, *GENERATION, *HARMLESS]
     for key, value in given.items() if part == "both" else ():
         if not any(fnmatchcase(key.split(".")[0], k) for k in known) and value not in (False, [], {}, ""):
             raise ValueError(f"{prefix}{key} = {value!r} is a setting this family does not know")

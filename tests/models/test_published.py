@@ -22,6 +22,9 @@ COUNTS = [
     ("clip", "clip-vit-b32", 151_277_313),                     # openai/CLIP's code, with logit_scale
     ("clip", "clip-vit-b16", 149_620_737),
     ("clip", "clip-vit-l14", 427_616_513),
+    ("sam", "sam-vit-b", 93_735_472),                          # segment-anything's code, without its random table
+    ("sam", "sam-vit-l", 312_342_832),
+    ("sam", "sam-vit-h", 641_090_608),
     ("vit", "dinov2-small", 22_056_576),                       # DINOv2's README and code: 21M, 86M, 300M, 1,100M
     ("vit", "dinov2-base", 86_580_480),
     ("vit", "dinov2-large", 304_368_640),
