@@ -39,7 +39,7 @@ class Objective(nn.Module, abc.ABC):
         """Corrupt, mask or add noise. Runs without gradients, before `weight` is asked."""
         return batch
 
-    def painter(self, codec: Codec) -> Painter:
+    def painter(self, codec: Codec | None = None) -> Painter:
         """What paints with the model as it was trained to; RequestError for one that paints nothing."""
         raise RequestError("this model paints no pictures; take one of recipe diffusion or latent_diffusion")
 

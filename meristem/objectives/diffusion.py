@@ -116,13 +116,14 @@ class Diffusion(Objective):
         return torch.full((c.context,), c.end) if codec is None else torch.from_numpy(
             captions(codec, [""], c.context)[0][0, :-1]).long()
 
-    def painter(self, codec: Codec) -> Diffuser:
+    def painter(self, codec: Codec | None = None) -> Diffuser:
         """The model as `generate.pictures` asks it; pixels are kept between -1 and 1, latents are not."""
         c: Any = self.model.config
         told: Told = by_nothing
         if self.classes:
             told = by_class(c.labels, int(vars(self.model)["none"]))
         elif self.text is not None:
+            assert codec is not None, "captions need a codec"
             told = by_caption(self.text.text, codec)
         channels = c.inputs // 2 if self.low else c.inputs
         return Diffuser(self.model, told, self.schedule, self.target, (channels, c.image, c.image),
