@@ -17,8 +17,8 @@ PICTURES = "pictures:"
 def curate(
     paths: Annotated[list[Path], typer.Argument(
         metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
-        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, digits); pictures:PATH is a "
-        "folder of pictures, or rows with an image, to be sifted.",
+        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, digits); pictures:PATH is "
+        "a folder of pictures, or rows with an image, to be sifted.",
         show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -70,7 +70,8 @@ def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
 
 def _answer(corpus: "Corpus") -> Answer:
     facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
-    then = shell("meristem", "pretrain", "llama", f"data.corpus={corpus.folder}")
+    recipe = "clip" if (corpus.folder / "train.tar").is_file() else "llama"
+    then = shell("meristem", "pretrain", recipe, f"data.corpus={corpus.folder}")
     return Answer(facts, f"{corpus.folder}: {corpus.describe()}\nnext: {then}")
 
 
