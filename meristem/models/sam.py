@@ -29,9 +29,7 @@ from meristem.nn.linear import Linear
 from meristem.nn.mlp import MLP, Activation
 from meristem.nn.norm import LayerNorm
 from meristem.nn.patch import Patches
-
-AWAY, OBJECT, FIRST, LAST = range(4)    # what a point says: not the object, the object, a box's two corners
-BLANK, PADDING = -1, -2                 # a point that says nothing (beside points without a box), and none at all
+from meristem.nn.segment import PADDING
 
 
 @dataclass(frozen=True)
@@ -289,25 +287,6 @@ def look(attention: CrossAttention, x: Float[Tensor, "N T D"], key: Float[Tensor
     """Attention whose keys and values come from two sequences: with their places and without."""
     k, v = (f(z).unflatten(-1, (-1, attention.head_dim)) for f, z in ((attention.k, key), (attention.v, value)))
     return attention(x, (k, v), seen)
-
-
-def prompts(points: Float[Tensor, "B P N 2"] | None = None, signs: Int[Tensor, "B P N"] | None = None,
-            boxes: Float[Tensor, "B P 4"] | None = None) -> tuple[Float[Tensor, "B P K 2"], Int[Tensor, "B P K"]]:
-    """Points with their signs and boxes (first x and y, last x and y) as what `Model.decode` takes.
-
-    Points without a box are followed by one that says nothing, as the published model was trained.
-    """
-    if boxes is not None:
-        corners = boxes.unflatten(-1, (2, 2)).float()
-        said = torch.tensor([FIRST, LAST], device=boxes.device).expand(corners.shape[:-1])
-    else:
-        assert points is not None, "a prompt has points or a box"
-        corners = points.new_zeros(*points.shape[:2], 1, 2)
-        said = torch.full(corners.shape[:-1], BLANK, device=points.device)
-    if points is None:
-        return corners, said
-    signs = torch.ones_like(points[..., 0], dtype=torch.long) if signs is None else signs
-    return torch.cat([points, corners], 2), torch.cat([signs, said], 2)
 
 
 SIZES = {

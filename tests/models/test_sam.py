@@ -9,7 +9,8 @@ from torch import Tensor
 from meristem.core.errors import RequestError
 from meristem.core.files import read_json, write_json
 from meristem.hub import hf
-from meristem.models.sam import BLANK, PADDING, Config, Model, prompts
+from meristem.models.sam import Config, Model
+from meristem.nn.segment import PADDING, prompts
 from tests.models import parity
 
 THEIRS: dict[str, Any] = {
@@ -72,12 +73,6 @@ def test_padding_and_other_prompts_change_nothing() -> None:
     parity.close(some[:, 1:2], alone)
     parity.close(some[:, 2:], whole(*model.decode(seen, points[:, 2:], signs[:, 2:], drafts[:, 2:])))
     assert not torch.allclose(some[:, 2:], whole(*model.decode(seen, points[:, 2:], signs[:, 2:])), atol=1e-2)
-
-
-def test_a_box_is_its_corners_and_a_point_alone_has_a_blank_beside_it() -> None:
-    points, signs = prompts(POINTS, None, BOXES)
-    assert signs[0, 0].tolist() == [1, 1, 2, 3] and points[1, 2, 2:].flatten().tolist() == [0, 1, 10, 39]
-    assert prompts(POINTS)[1][0, 0].tolist() == [1, 1, BLANK]
 
 
 def test_an_old_file_repeats_defaults_of_text_generation(tmp_path: Path) -> None:
