@@ -53,7 +53,7 @@ def evaluate(
     rows = [("task", "score", "value", "95 % interval", "n", "baseline", "against")]
     for s in scores:
         rows.append((s.task, s.name, f"{s.value:.4g} {s.unit}", f"{s.interval.low:.4g} to {s.interval.high:.4g}",
-                     str(s.n), f"{s.baseline.value:.4g} ({s.baseline.what})" if s.baseline else "-",
+                     str(s.n), "; ".join(f"{b.value:.4g} ({b.what})" for b in (s.baseline, *s.beside) if b) or "-",
                      f"{s.paired.difference:+.4g} (p {s.paired.p:.2g})" if s.paired else "-"))
     return Answer({"model": str(model), "scores": [to_dict(s) for s in scores]}, table(rows))
 

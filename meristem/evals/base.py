@@ -85,7 +85,7 @@ class Score:
     paired: Paired | None
     seconds: float
     cut: int = 0                        # prompts whose beginning did not fit the model's context and was left out
-    beside: list[Reference] = field(default_factory=list)      # more baselines than the first
+    beside: tuple[Reference, ...] = ()  # more baselines than the first
     shots: list[str] = field(default_factory=list)     # ids of the worked examples before each question (FewShot)
 
     def to_dict(self) -> dict[str, Any]:

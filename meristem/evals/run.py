@@ -170,7 +170,7 @@ def render(scores: Sequence[Score]) -> str:
     for s in scores:
         base, dirt, pair = s.baseline, s.contamination, s.paired
         rows.append((s.name, f"{s.value:.4g} {s.unit}", f"{s.interval.low:.4g} to {s.interval.high:.4g}", str(s.n),
-                     f"{base.value:.4g} ({base.what})" if base else "-",
+                     "; ".join(f"{b.value:.4g} ({b.what})" for b in (base, *s.beside) if b) or "-",
                      f"{dirt.clean_n} of {s.n}" if dirt else "-",
                      f"{pair.against}: {pair.difference:+.4g}, p {pair.p:.2g}" if pair else "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -197,7 +197,7 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
                  contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds,
                  cut=outcome.cut if metric.kind == "share" else 0,      # sums over a text are read in windows
-                 beside=[one for one in beside if one], shots=asked.shots)
+                 beside=tuple(one for one in beside if one), shots=asked.shots)
 
 
 def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:
