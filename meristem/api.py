@@ -28,6 +28,7 @@ from meristem.codecs.chat import Chat, Message
 from meristem.core.errors import RequestError
 from meristem.generate import encode, infill
 from meristem.generate.encode import Pooling
+from meristem.generate.pictures import Painter
 from meristem.generate.sampling import Sampling
 from meristem.generate.score import logprobs
 from meristem.generate.seq2seq import EncoderDecoder
@@ -185,6 +186,15 @@ def load(path: str | Path) -> Model:
     if base:
         module = lora.load(folder, module, loaded.family, hf.identity(loaded.family, module)).eval()
     return Model(module, loaded.codec, loaded.family, loaded.config, loaded.folder, loaded.chat, loaded.ends)
+
+
+def painter(path: str | Path) -> Painter:
+    """What paints with the model of a run folder or of a folder in Stable Diffusion's layout (model_index.json).
+
+    `generate.pictures.paint(painter(path), Wish(texts=("a red circle",) * 16))` gives pictures [16, C, H, W].
+    """
+    from meristem.train.painting import open_painter
+    return open_painter(Path(path))
 
 
 def save(model: Model, folder: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""`meristem generate`: a model goes on from a prompt."""
+"""`meristem generate`: a model goes on from a prompt, or paints pictures of it."""
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,8 @@ GUESSES = 4                             # tokens guessed ahead when a draft mode
 
 def generate(
     model: Annotated[Path, typer.Argument(help="A model, run or adapter folder.", show_default=False)],
-    prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads standard input.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="The text to go on from, - reads standard input; or what pictures "
+                                               "should show.", show_default=False)] = "",
     suffix: Annotated[str | None, typer.Option(help="Write what belongs between the prompt and this text; for models "
                                                     "trained with objective fill_in_the_middle.")] = None,
     spm: Annotated[bool, typer.Option("--spm", help="With --suffix: the suffix before the prompt, as recipe fim has "
@@ -39,14 +40,37 @@ def generate(
     ahead: Annotated[int, typer.Option(help="Tokens guessed at once: by --draft, else looked up in the text.",
                                        min=0)] = 0,
     logprobs: Annotated[int, typer.Option(help="With --json: the likeliest so many tokens of each place.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal text, equal pictures.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Pictures: the PNG to write, a grid of them.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures: how many.", min=1, max=4096)] = 16,
+    edit: Annotated[Path | None, typer.Option(help="Pictures: paint this one anew.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="With --edit: only where this picture is white.")] = None,
+    extend: Annotated[int, typer.Option(help="With --edit: make it smaller and paint so many pixels around it.",
+                                        min=0)] = 0,
+    variations: Annotated[Path | None, typer.Option(help="Pictures: others like this one.")] = None,
+    enlarge: Annotated[Path | None, typer.Option(help="Pictures: this one with more pixels.")] = None,
+    strength: Annotated[float, typer.Option(help="With --edit without --mask, and --variations: how much may change.",
+                                            min=0.0, max=1.0)] = 0.6,
+    steps: Annotated[int, typer.Option(help="Pictures: steps of a diffusion model.", min=1)] = 20,
+    guidance: Annotated[float, typer.Option(help="Pictures: how closely they follow the prompt; 1 = plainly.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="Pictures: ddpm, ddim, heun, dpm_solver or euler.")] = "",
+    avoid: Annotated[str, typer.Option(help="Pictures: what they should not show.")] = "",
+    best_of: Annotated[int, typer.Option(help="Pictures: show the best of so many, where the model can judge.",
+                                         min=1)] = 1,
 ) -> Answer:
-    """Let a model go on from a prompt, or fill the gap before --suffix; the same seed gives the same text.
+    """Let a model go on from a prompt, fill the gap before --suffix, or paint; the same seed gives the same output.
 
     Example: meristem generate runs/llama "def read_lines(path):" --temperature 0.5
 
+    Example: meristem generate runs/diffusion "a red circle" --out grid.png
+
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (no model there, a prompt longer than the context).
     """
+    from meristem.cli import painting
+    if out or painting.paints(model):
+        asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength)
+        return painting.answer(model, asked, steps=steps, guidance=guidance, sampler=sampler, avoid=avoid, seed=seed,
+                               temperature=1.0 if temperature is None else temperature, top_k=top_k, best_of=best_of)
     adapter = (model.expanduser() / "adapter_config.json").is_file()           # api.load finds its base
     folder = model if adapter else model_folder(model)
     text = sys.stdin.read() if prompt == "-" else prompt

@@ -8,13 +8,17 @@
 | types | int64 [B, T] | which part of a pair an input belongs to: 0 or 1. Absent: 0 |
 | labels | int64 [B], [B, T], [B, 2] | the class of a row, of each input (-1: none), first and last place of an answer |
 | places | int64 [B, K] | inputs at which the vocabulary is asked; `weight` and `hidden`, what stood there, are [B, K] |
+| lengths, targets | int64 [B], [B, L] | how long a prompt is; the ids of its right answer, -1 behind them |
+| logp, reference | float32 [B, K] | of the tokens of an answer when it was drawn, under the policy and the first model |
+| values, returns | float32 [B, K] | what the rest of an answer was expected to earn, and did |
+| rewards, advantage | float32 [B]; [B], [B, K] | what an answer is worth, and beside what was expected |
 | positions | int64 [B, T] | position of an input in its document; set with segments. Absent: its place in the row |
 | source | int64 [B, S] | ids that an encoder reads before the decoder writes `tokens` |
 | source_segments | int64 [B, S] | whose source a place is: seen by inputs of that segment; -1 is padding. Absent: one |
 | images | uint8 [B, C, H, W], float32 once prepared | pictures; prepared ones lie between -1 and 1 |
 | time | float32 [B] | step of a diffusion model's schedule, from 0 |
 | condition | float32 [B, S, E] | vectors of a caption that a diffusion model attends to |
-| beside | float32 [B, C, H, W] | a picture that a diffusion model is shown beside the noisy one: the small one, stretched |
+| beside | float32 [B, C, H, W] | a picture that a diffusion model sees beside the noisy one: the small one, stretched |
 | noise | float32 [B, ...] | what was drawn for a row, added to its image or latent |
 | temperature | float32 [] | of what is drawn with that noise (dVAE) |
 

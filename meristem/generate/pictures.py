@@ -192,7 +192,7 @@ class Diffuser:
     def kept(self, x0: Tensor, known: Tensor | None, given: Tensor | None) -> Tensor:
         """The clean image within its limits, and as it is given where it is known."""
         x0 = x0.clamp(-self.limit, self.limit) if self.limit else x0
-        return x0 if known is None else torch.where(known, given, x0)
+        return x0 if known is None or given is None else torch.where(known, given, x0)
 
 
 def by_class(names: Sequence[str], none: int) -> Told:

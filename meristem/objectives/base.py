@@ -43,6 +43,10 @@ class Objective(nn.Module, abc.ABC):
         """What paints with the model as it was trained to; RequestError for one that paints nothing."""
         raise RequestError("this model paints no pictures; take one of recipe diffusion or latent_diffusion")
 
+    def asked(self, batch: Batch, codec: Codec, count: int) -> tuple[str, ...]:
+        """What a painter is asked for to show what it learned: the captions of the first rows of a batch."""
+        return tuple(codec.decode(row.numpy()) for row in batch["tokens"][:count])
+
     def settled(self, config: Any, held_out: Sequence[Batch]) -> Any:
         """The model's config as it is written at the end: with what only the trained weights tell, if anything."""
         return config

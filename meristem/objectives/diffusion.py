@@ -64,6 +64,7 @@ class Diffusion(Objective):
         if codec and own and own.hash != codec.hash:
             raise RequestError(f"the captions are read by another tokenizer than {text}'s; add data.codec.name=saved "
                                f"data.codec.folder={text}")
+        self.codec = own or codec
         self.blank = self.no_caption(codec) if text else None
 
     @property
@@ -104,6 +105,7 @@ class Diffusion(Objective):
             if tokens.shape[1] != (context := self.text.config.context):
                 raise RequestError(f"captions of {tokens.shape[1]} tokens are no input of this text tower; set "
                                    f"train.context={context}")
+            assert self.blank is not None
             tokens[dropped] = self.blank
             made["condition"] = self.text.text.features(tokens)
         if self.low:
@@ -123,12 +125,19 @@ class Diffusion(Objective):
         if self.classes:
             told = by_class(c.labels, int(vars(self.model)["none"]))
         elif self.text is not None:
-            assert codec is not None, "captions need a codec"
-            told = by_caption(self.text.text, codec)
+            assert self.codec is not None, "captions need a codec"
+            told = by_caption(self.text.text, self.codec)
         channels = c.inputs // 2 if self.low else c.inputs
         return Diffuser(self.model, told, self.schedule, self.target, (channels, c.image, c.image),
                         "euler" if self.schedule.kind == "flow" else "dpm_solver",
                         1.0 if self.autoencoder is None else 0.0, self.autoencoder, self.low)
+
+    def asked(self, batch: Batch, codec: Codec, count: int) -> tuple[str, ...]:
+        """The classes or captions of the first rows; nothing where the model is told nothing."""
+        if self.classes:
+            names = vars(self.model.config)["labels"]
+            return tuple(names[i] if names else str(i) for i in batch["labels"][:count].tolist())
+        return super().asked(batch, codec, count) if self.text is not None else ("",) * min(count, len(batch["images"]))
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The noisy images [B, C, H, W], time [B] and the condition."""

@@ -8,7 +8,9 @@ their perceptual and adversarial terms; DALL-E bounds the pixels with a logit-La
 
     meristem pretrain autoencoder data.corpus=PICTURES
 """
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,6 +81,16 @@ class Reconstruct(Objective):
         book = F.mse_loss(b, a.detach(), reduction="none").mean((1, 2, 3)).sum()
         held = F.mse_loss(a, b.detach(), reduction="none").mean((1, 2, 3)).sum()
         return pixels + book + self.commit * held, {"pixels": pixels, "latent": book}
+
+    @torch.no_grad()
+    def settled(self, config: Any, held_out: Sequence[Batch]) -> Any:
+        """A kl autoencoder's scale, such that latents of held-out pictures have unit variance (Rombach, section G)."""
+        if self.kind != "kl" or not held_out:
+            return config
+        device = next(self.model.parameters()).device
+        latents = torch.cat([self.model.statistics(between(batch["images"]).to(device))[0].float()  # type: ignore[operator]
+                             for batch in held_out[:8]])
+        return dataclasses.replace(config, scale=1 / max(float(latents.std()), 1e-6), shift=float(latents.mean()))
 
     def after_step(self, step: int) -> None:
         """A dvae cools."""

@@ -140,6 +140,15 @@ def samples(path: Path | None, every_steps: int, draw_text: Callable[[], str], p
     return hook
 
 
+def grids(draw: Callable[[int], Path], every_steps: int, progress: Progress) -> Hook:
+    """Has `draw(step)` paint a grid of pictures every so many steps and at the last one, and says where it lies."""
+    def hook(trainer: Trainer, facts: Facts) -> None:
+        if trainer.step % every_steps == 0 or trainer.step == trainer.config.steps:
+            with trainer.optim.averaged():
+                progress.say(f"pictures of step {trainer.step}: {draw(trainer.step)}")
+    return hook
+
+
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -44,7 +44,7 @@ from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
 from meristem.plan.cost import BACKWARD, Cost, flops_of
 from meristem.plan.energy import Meter
-from meristem.train import groups, hooks, preflight
+from meristem.train import groups, hooks, painting, preflight
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
@@ -289,7 +289,8 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
 
 def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
     """The names of a labelled corpus's classes as fields of a model that tells them apart; {} for other runs."""
-    names = corpus.summary.get("labels") if run.model.fields.get("head") in ("sequence", "token", "image") else None
+    asked = run.model.fields.get("head") in ("sequence", "token", "image") or run.model.fields.get("classes")
+    names = corpus.summary.get("labels") if asked else None
     return {"labels": names} if names else {}
 
 
@@ -373,6 +374,9 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
                             lambda: hooks.validate(parts.objective, held_out, processes)),
                 hooks.samples(folder / SAMPLES if processes.world.first else None, t.sample_every if writes else 0,
                               text, progress)]
+    if t.sample_every and processes.world.mesh.world == 1 and not writes:
+        paints = painting.sampler(parts.objective, held_out[0], parts.codec, folder, parts.run.seed)
+        together += [hooks.grids(paints, t.sample_every, progress)] if paints else []
     if not processes.world.first:
         return together
     count = processes.world.mesh.world                         # each has as many cores as this one
@@ -436,6 +440,7 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
     if model is None:
         return
     compute_in(model, None)
+    parts.config = model.config = parts.objective.settled(parts.config, parts.held_out)
     if parts.run.adapt:
         base = lasting(parts.run.base, folder / "adapter")
         lora.save(folder / "adapter", model, parts.family, parts.base_hash, base)

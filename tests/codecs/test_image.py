@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meristem.codecs.image import decode, encode
+from meristem.codecs.image import decode, encode, grid
 from meristem.core.errors import RequestError
 
 
@@ -53,3 +53,11 @@ def bomb(side: int) -> bytes:
 def test_bytes_that_are_no_picture(raw: bytes, why: str) -> None:
     with pytest.raises(RequestError, match=why):
         decode(raw)
+
+
+def test_a_grid_shows_every_picture() -> None:
+    pictures = np.stack([np.full((3, 4, 6), 10 * n, dtype=np.uint8) for n in range(5)])
+    sheet = grid(pictures)
+    assert sheet.shape == (3, 2 * 6 + 2, 3 * 8 + 2) and (sheet[:, 2:6, 10:16] == 10).all()
+    assert (sheet[:, 8:12, 10:16] == 40).all() and (sheet[:, 8:, 18:] == 255).all()
+    assert grid(pictures, columns=5).shape == (3, 8, 42)

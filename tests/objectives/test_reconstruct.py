@@ -56,17 +56,29 @@ def test_dvae_cools_and_is_held_near_the_uniform_distribution() -> None:
     kl = torch.distributions.kl_divergence(chosen, uniform).sum()
     torch.testing.assert_close(facts["latent"], kl, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(loss, pixels + 0.5 * kl, rtol=1e-5, atol=0)
-    assert 1 < float(facts["codes"]) / 3 <= 9
+    assert 1 < float(facts["codes"].detach()) / 3 <= 9
     seen = []
     for step in range(3):
         objective.after_step(step)
         seen.append(objective.temperature)
     assert seen == pytest.approx([0.625, 0.25, 0.25]) and int(objective.state_dict()["updates"]) == 3
     assert "noise" not in objective.eval().prepare(batch())
-    with pytest.raises(RequestError, match="coldest=0"):
-        Reconstruct(objective.model, coldest=0)
+    with pytest.raises(RequestError, match="coldest=0.0"):
+        Reconstruct(objective.model, coldest=0.0)
 
 
 def test_another_family_is_refused() -> None:
     with pytest.raises(RequestError, match="needs an autoencoder"):
         Reconstruct(parity.ours("dit", image=8, dim=32, layers=1, heads=4, classes=3)[1])
+
+
+@torch.no_grad()
+def test_the_scale_that_is_written_gives_latents_of_unit_variance() -> None:
+    config, model = parity.ours("autoencoder", **SMALL)
+    settled = Reconstruct(model).settled(config, [batch(), batch()])
+    model.config = settled
+    latents = model.encode(batch()["images"].float() / 127.5 - 1)
+    assert float(latents.std()) == pytest.approx(1, abs=0.02) and float(latents.mean()) == pytest.approx(0, abs=1e-3)
+    torch.testing.assert_close(model.decode(latents), model.decode(model.encode(batch()["images"].float() / 127.5 - 1)))
+    vq, model = parity.ours("autoencoder", **{**SMALL, "kind": "vq", "codes": 9})
+    assert Reconstruct(model).settled(vq, [batch()]) == vq

@@ -1,0 +1,85 @@
+"""From a run folder to a painter, and the grids of pictures that a run leaves behind while it trains.
+
+    painter = open_painter(Path("runs/diffusion"))             # or a folder in Stable Diffusion's layout
+    images = generate.pictures.paint(painter, Wish(("a red circle",) * 16))
+
+The objective of the run says how its model paints, because it owns what the model was trained with: the autoencoder,
+the text tower, the schedule. `samples/STEP.png` in the run folder are the first SHOWN pictures of the run's seed, asked
+with the first held-out captions or classes.
+"""
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from meristem.codecs.base import Codec
+from meristem.codecs.image import encode, grid
+from meristem.core.config import from_dict
+from meristem.core.errors import RequestError
+from meristem.core.files import read_json, write_bytes
+from meristem.core.random import seed_of
+from meristem.core.run import Run
+from meristem.core.types import Batch
+from meristem.generate.pictures import Painter, Wish, paint
+from meristem.hub import hf
+from meristem.objectives.base import Objective, make
+
+FOLDER = "samples"
+SHOWN = 16                              # pictures of a grid
+
+
+def is_pictures(folder: Path) -> bool:
+    """Whether a folder is a run whose data are pictures; a run of text is none."""
+    path = folder.expanduser() / "recipe.json"
+    if not path.is_file():
+        return False
+    tree = read_json(path)
+    return isinstance(tree, dict) and from_dict(Run, tree).data.examples.startswith("picture")
+
+
+def open_painter(folder: Path) -> Painter:
+    """The painter of a finished run; RequestError for a run that paints nothing."""
+    folder = folder.expanduser()
+    run, loaded = from_dict(Run, read_json(folder / "recipe.json")), hf.load(folder)
+    fields = {key: found(value, folder) for key, value in run.objective.fields.items()}
+    return make(run.objective.name, loaded.module, fields, loaded.codec).painter(loaded.codec)
+
+
+def found(value: Any, folder: Path) -> Any:
+    """A field of a recipe; a relative path that is not here is looked for from `folder` upwards."""
+    if isinstance(value, str) and value and not Path(value).expanduser().exists():
+        return next((str(up / value) for up in folder.absolute().parents if (up / value).exists()), value)
+    return value
+
+
+def as_bytes(images: Float[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
+    """Pictures from -1 to 1 as bytes."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_grid(images: Float[Tensor, "N C H W"], columns: int = 0) -> bytes:
+    """PNG of all pictures, row by row; a square of them unless told how many a row."""
+    return encode(grid(as_bytes(images).numpy(), columns))
+
+
+def sampler(objective: Objective, batch: Batch, codec: Codec, folder: Path, seed: int) -> Callable[[int], Path] | None:
+    """What paints `samples/STEP.png` of a run; None for an objective that paints nothing."""
+    try:
+        painter = objective.painter(codec)
+    except RequestError:
+        return None
+    if "new" not in painter.hows:
+        return None
+    texts = objective.asked(batch, codec, SHOWN)
+
+    def draw(step: int) -> Path:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            images = paint(painter, Wish(texts, seed=seed_of(seed, "sample")))
+        path = folder / FOLDER / f"{step}.png"
+        write_bytes(path, as_grid(images))
+        return path
+    return draw
