@@ -1,4 +1,4 @@
-"""LoRA on every family of pictures: only the adapter learns, a killed run ends in the same bits, the merged model is it."""
+"""LoRA on every family of pictures: only the adapter learns, a killed run ends in the same bits, and merges."""
 import json
 import os
 import signal
