@@ -1,0 +1,158 @@
+"""Rows A21, B2, B24, B27, C6, F8, H14, H15, I7: two towers on real pictures, judged on what they were never shown.
+
+    python -m benchmarks.image_text tones --emoji EMOJI --font NotoColorEmoji.ttf --out runs/image-text
+    python -m benchmarks.image_text digits --out runs/image-text
+    python -m benchmarks.image_text cards --clipart openclipart/png --out runs/image-text
+    python -m benchmarks.image_text animals --clipart openclipart/png --emoji EMOJI --out runs/image-text
+
+EMOJI: a folder with Noto's captions.jsonl and noto72.tar.gz. The font is Debian's fonts-noto-color-emoji: the same
+drawings with skin tones, which Pillow puts together. The clip art is Debian's openclipart-png (public domain). Every
+part writes rows, trains with the recipe `clip` and prints one JSON line a certificate; EDIT=VALUE words after the part
+go to the recipe. Nothing of a test set is in its training set: tests of `Visual.seen` say so in each certificate.
+"""
+import argparse
+import io
+import json
+import random
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from meristem.core.config import parse_edits, to_dict
+from meristem.corpus.labelled import labelled
+from meristem.corpus.store import Corpus
+from meristem.evals.run import evaluate
+from meristem.evals.subject import Subject
+from meristem.recipes import resolve
+from meristem.train.run import pretrain
+
+Row = dict[str, Any]
+TONES = {"light": 0x1F3FB, "medium-light": 0x1F3FC, "medium": 0x1F3FD, "medium-dark": 0x1F3FE, "dark": 0x1F3FF}
+PHRASES = ("{}", "{}", "a picture of {}", "an icon of {}", "this is {}", "a drawing: {}", "the emoji {}",
+           "{}, a picture")
+ONE_GLYPH = (136, 128)                  # pixels of Noto's bitmaps at its only size, 109
+RANKS = {"a": "ace", "j": "jack", "q": "queen", "k": "king"}
+SUITS = {"c": "clubs", "d": "diamonds", "h": "hearts", "s": "spades"}
+
+
+def write(folder: Path, pictures: dict[str, bytes], **splits: list[Row]) -> Path:
+    """Rows by split and the pictures that they name; equal rows in another split are the test's (corpus.labelled)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in {row["image"] for rows in splits.values() for row in rows}:
+        (folder / name).write_bytes(pictures[name])
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def phrased(caption: str, key: str) -> str:
+    """A caption in one of a few phrasings, the same one every time."""
+    return random.Random(key).choice(PHRASES).format(caption)
+
+
+def emoji(folder: Path) -> Iterator[tuple[Row, bytes]]:
+    """Noto's rows with their pictures."""
+    with tarfile.open(folder / "noto72.tar.gz") as tar:
+        pictures = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isreg()}  # type: ignore[union-attr]
+    for text in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(text)
+        if row["file"] in pictures:
+            yield row, pictures[row["file"]]
+
+
+def toned(codepoints: str, font: Any) -> dict[str, bytes]:
+    """An emoji in the five skin tones, or nothing where it has none: the font then draws two glyphs, or the same."""
+    from PIL import Image, ImageDraw
+    first, *rest = (int(code, 16) for code in codepoints.split("-"))
+    rest = rest[1:] if rest[:1] == [0xFE0F] else rest
+    made = {}
+    for tone, modifier in TONES.items():
+        text = "".join(map(chr, [first, modifier, *rest]))
+        if font.getbbox(text)[2:] != ONE_GLYPH:
+            return {}
+        picture = Image.new("RGB", ONE_GLYPH, "white")
+        ImageDraw.Draw(picture).text((0, 0), text, font=font, embedded_color=True)
+        out = io.BytesIO()
+        picture.resize((72, 68), Image.Resampling.LANCZOS).save(out, format="PNG")
+        made[tone] = out.getvalue()
+    return made if len(set(made.values())) == len(TONES) else {}
+
+
+def tones(a: argparse.Namespace, edits: Row) -> None:
+    """A21, B2, C6, H14, H15: people in five skin tones; one tone of each is held out, and every seventh whole class."""
+    from PIL import ImageFont
+    font = ImageFont.truetype(str(a.font), 109, layout_engine=ImageFont.Layout.RAQM)
+    pictures, rng = dict[str, bytes](), random.Random(a.seed)
+    train, sets = list[Row](), {"seen": list[Row](), "combination": list[Row](), "class": list[Row]()}
+    for number, (row, raw) in enumerate(sorted(emoji(a.emoji), key=lambda pair: pair[0]["codepoints"])):
+        name, made = row["caption"], toned(row["codepoints"], font) if row["group"] == "People & Body" else {}
+        new, apart = bool(made) and rng.random() < 1 / 7, rng.choice([*TONES])
+        for tone, picture in made.items():
+            file = f"{number}-{tone}.png"
+            pictures[file] = picture
+            which = "class" if new else "combination" if tone == apart else "seen"
+            asked = {"image": file, "text": f"{name}: {tone} skin tone"}
+            sets[which].append({**asked, "name": name, "tone": f"{tone} skin tone"})
+            if which == "seen":
+                train.append({**asked, "text": phrased(asked["text"], file)})
+        if not new:
+            pictures[f"{number}.png"] = raw
+            train.append({"image": f"{number}.png", "text": phrased(name, str(number))})
+    rng.shuffle(train)
+    sets["seen"] = rng.sample(sets["seen"], len(sets["combination"]))
+    held = len(train) // 20
+    print(json.dumps({"train": len(train) - held, **{which: len(rows) for which, rows in sets.items()}}))
+    root, run = a.out / "tones", None
+    for which, rows in (("combination", sets["combination"]), ("seen", sets["seen"]), ("class", sets["class"])):
+        for label in ("tone", "name"):
+            test = [{"image": row["image"], "text": row["text"], "label": row[label]} for row in rows]
+            corpus = labelled(write(root / f"{which}-{label}", pictures, train=train[held:], validation=train[:held],
+                                    test=test))
+            run = run or fit("clip", corpus, a, edits, root / "run")
+            judge(run, corpus, ["zero_shot", "retrieval"] if label == "tone" else ["zero_shot"], part=which,
+                  label=label)
+
+
+def fit(recipe: str, corpus: Corpus, a: argparse.Namespace, edits: Row, out: Path) -> Path:
+    """Train a recipe on a corpus; prints CPU seconds, parameters and the last losses."""
+    run, _ = resolve(recipe, {"data.corpus": str(corpus.folder), "seed": a.seed, **edits})
+    start = time.process_time()
+    pretrain(run, out)
+    result = json.loads((out / "result.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text())
+    print(json.dumps({"run": str(out), "cpu_minutes": round((time.process_time() - start) / 60, 2),
+                      "parameters": manifest["parameters"], **{k: result[k] for k in ("loss", "validation", "step")}}))
+    return out
+
+
+def judge(out: Path, corpus: Corpus, tasks: list[str], **facts: str) -> None:
+    """One JSON line a certificate."""
+    for score in evaluate(Subject.open(out), corpus, tasks):
+        tree = to_dict(score)
+        beside = [tree["baseline"], *tree["beside"]]
+        print(json.dumps({**facts, "score": score.name, "value": round(score.value, 4), "n": score.n,
+                          "interval": [round(score.interval.low, 4), round(score.interval.high, 4)],
+                          "baselines": {b["what"]: round(b["value"], 4) for b in beside if b},
+                          "seen": score.contamination.exact if score.contamination else None}))
+
+
+def main() -> None:
+    """One part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=[*PARTS])
+    parser.add_argument("edits", nargs="*", metavar="EDIT=VALUE")
+    parser.add_argument("--emoji", type=Path)
+    parser.add_argument("--font", type=Path)
+    parser.add_argument("--clipart", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/image-text"))
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    PARTS[a.part](a, parse_edits(a.edits))
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Row], None]] = {"tones": tones}
+
+if __name__ == "__main__":
+    main()
