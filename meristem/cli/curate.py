@@ -17,8 +17,8 @@ PICTURES = "pictures:"
 def curate(
     paths: Annotated[list[Path], typer.Argument(
         metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
-        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, digits); pictures:PATH is "
-        "a folder of pictures, or rows with an image, to be sifted.",
+        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, objects, digits); "
+        "pictures:PATH is a folder of pictures, or rows with an image, to be sifted.",
         show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -40,9 +40,10 @@ def curate(
     from meristem.corpus.find import standard_library
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
-        if name in ("scenes", "digits"):
-            from meristem.data import digits, scenes
-            return _answer({"scenes": scenes, "digits": digits}[name].make(out.expanduser(), fields))
+        if name in ("scenes", "objects", "digits", "strokes"):
+            from meristem.data import digits, objects, scenes, strokes
+            kinds = {"scenes": scenes, "objects": objects, "digits": digits, "strokes": strokes}
+            return _answer(kinds[name].make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
     if str(paths[0]).startswith(PICTURES):
         return _answer(_pictures(paths, out.expanduser(), seed))

@@ -16,6 +16,12 @@
 | source | int64 [B, S] | ids that an encoder reads before the decoder writes `tokens` |
 | source_segments | int64 [B, S] | whose source a place is: seen by inputs of that segment; -1 is padding. Absent: one |
 | images | uint8 [B, C, H, W], float32 once prepared | pictures; prepared ones lie between -1 and 1 |
+| masks | bool [B, P, H, W] | where P objects of each picture are visible |
+| points | float32 [B, P, N, 2] | x and y in pixels of the points that prompt for each object |
+| signs | int64 [B, P, N] | what a point says: on the object or not, a corner of its box, nothing (nn.segment) |
+| drafts, drafted | float32 [B, P, h, w], bool [B, P] | logits of an earlier mask of each object, and which have one |
+| views, small | float32 [B, V, C, H, W] | large and small views of each picture |
+| masked | bool [B, V, N] | which patches of each large view are hidden from the network that is trained |
 | time | float32 [B] | step of a diffusion model's schedule, from 0 |
 | condition | float32 [B, S, E] | vectors of a caption that a diffusion model attends to |
 | beside | float32 [B, C, H, W] | a picture that a diffusion model sees beside the noisy one: the small one, stretched |

@@ -5,6 +5,7 @@
     {"text": "Ann left Rome.", "question": "Who left?", "answer": [0, 3]}       # characters of the text
     {"input": "reverse: abc", "target": "cba"}                                  # for encoder-decoders (data.pairs)
     {"image": "emoji/1f600.png", "text": "grinning face"}                       # a picture beside the file, a caption
+    {"image": "a.png", "masks": "a.masks.png", "objects": [{"name": "dog", "regions": [1, 4]}]}     # what lies where
     {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
@@ -26,6 +27,7 @@ from meristem.core.random import seed_of
 from meristem.corpus import licence, pictures
 from meristem.corpus.store import FIELDS, LEDGER, SPLITS, SUMMARY, Corpus, line
 
+INSIDE = ("split", "file", "map")       # of a row while the corpus is made: where it goes, the files that it names
 SHARE = 0.1                             # of the rows for test, and the same for validation
 Row = dict[str, Any]
 
@@ -86,7 +88,7 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
     try:
         with files.committed(out) as folder:
             for split, some in found.items():
-                lines = [line({key: row[key] for key in row if key not in ("split", "file")}) for row in some]
+                lines = [line({key: row[key] for key in row if key not in INSIDE}) for row in some]
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
                 if any("image" in row for row in some):
                     pictures.write(folder / f"{split}.tar", _members(some, root))
@@ -133,7 +135,7 @@ def _ledger(rows: list[Row], left_out: dict[str, Drop]) -> Iterator[str]:
 def _state(path: Path) -> str:
     """What a file holds; of the pictures that it names, or that a folder holds, names, sizes and dates."""
     root, text = (path, "") if path.is_dir() else (path.parent, files.digest(path))
-    named = [row.get("image") for _, row in _rows(path) if isinstance(row, dict)]
+    named = [row.get(key) for _, row in _rows(path) if isinstance(row, dict) for key in ("image", "masks")]
     found = [(name, (root / name).stat()) for name in named if isinstance(name, str) and (root / name).is_file()]
     return files.digest_bytes(text, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
@@ -142,7 +144,9 @@ def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
     """Picture and caption of each row, for the split's tar."""
     for row in rows:
         if "image" in row:
-            yield row["image"], pictures.bytes_of({"image": row["file"]}, root)
+            yield row["image"], pictures.bytes_of(row, root, "file")
+            if "map" in row:
+                yield row["masks"], pictures.bytes_of(row, root, "map")
             yield f"{row['id']}.txt", row["text"].encode()
 
 
@@ -173,18 +177,19 @@ def _read(path: Path) -> Iterator[Row]:
         kept |= {"label": str(row["label"])} if "label" in row else {}
         kept |= {"text": " ".join(row["words"])} if "words" in row else {}
         kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
-        kept |= {"image": _digest(row, root, place)} if "image" in row else {}
+        kept |= {part: _digest(row, root, place, part) for part in ("image", "masks") if part in row and "image" in row}
         kept |= {"text": row.get("text", "")} if "image" in row else {}
         key = files.digest_bytes(json.dumps(kept, sort_keys=True))
         more = {"file": row["image"], "image": key + Path(row["image"]).suffix.lower()} if "image" in row else {}
+        more |= {"map": row["masks"], "masks": key + pictures.MASKS} if "masks" in row and "image" in row else {}
         name = place.removeprefix(f"{path.parent}/")
         yield {"id": key, "path": name, "kind": "labelled", "licence": terms, **kept, **more}
 
 
-def _digest(row: Row, root: Path, place: str) -> str:
-    """The hash of a row's picture; RequestError when there is none."""
+def _digest(row: Row, root: Path, place: str, part: str) -> str:
+    """The hash of a row's picture or label map; RequestError when there is none."""
     try:
-        return files.digest_bytes(pictures.bytes_of(row, root))
+        return files.digest_bytes(pictures.bytes_of(row, root, part))
     except ValueError as error:
         raise RequestError(f"{place}: {error}") from None
 
@@ -194,8 +199,7 @@ def _problem(row: Any) -> str:
     if not isinstance(row, dict):
         return "a row is an object with text and label"
     if "image" in row:
-        fine = isinstance(row.get("text", ""), str) and isinstance(row.get("label", ""), str | int)
-        return "" if fine else "text and label of a picture are strings"
+        return pictures.trouble(row)
     if "input" in row or "target" in row:
         fine = all(isinstance(row.get(key), str) and row[key].strip() for key in ("input", "target"))
         return _shots(row) if fine else "input and target are texts that are not empty"

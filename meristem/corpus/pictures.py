@@ -17,6 +17,7 @@ from typing import Any
 from meristem.core.errors import MachineError, RequestError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+MASKS = ".masks.png"                    # how the name of a picture's label map ends
 LARGEST = 64 << 20                      # bytes of one picture
 
 
@@ -64,33 +65,63 @@ def is_folder(path: Path) -> bool:
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """A folder's pictures as labelled rows, sorted: the class is the folder below `path` that a picture lies in.
 
-    A caption stands beside its picture in a .txt file of the same name, as in an unpacked WebDataset.
+    A caption stands beside its picture in a .txt file of the same name, as in an unpacked WebDataset, and the label map
+    of `a.png` (a number a pixel: which thing lies there) in `a.masks.png`.
     """
     for file in sorted(_files(path)):
         inside = file.relative_to(path)
+        if file.name.endswith(MASKS):
+            continue
         row: dict[str, Any] = {"image": str(inside)}
         if len(inside.parts) > 1:
             row["label"] = inside.parts[0]
         caption = file.with_suffix(".txt")
         if caption.is_file():
             row["text"] = caption.read_text(encoding="utf-8").strip()
+        if file.with_suffix(MASKS).is_file():
+            row["masks"] = str(inside.with_suffix(MASKS))
         yield row
 
 
-def bytes_of(row: Mapping[str, Any], root: Path) -> bytes:
-    """The picture that a row names, below `root`; ValueError says why there is none."""
-    name = row["image"]
+def bytes_of(row: Mapping[str, Any], root: Path, key: str = "image") -> bytes:
+    """The picture that a row names under `key`, below `root`; ValueError says why there is none."""
+    name = row[key]
     if not isinstance(name, str) or not name.lower().endswith(EXTENSIONS):
-        raise ValueError(f"image is a file name that ends in {', '.join(EXTENSIONS)}")
+        raise ValueError(f"{key} is a file name that ends in {', '.join(EXTENSIONS)}")
     file = root / name
     if not file.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"image {json.dumps(name)} lies outside {root}")
+        raise ValueError(f"{key} {json.dumps(name)} lies outside {root}")
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"{file} is larger than {LARGEST >> 20} MiB")
         return file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def trouble(row: Mapping[str, Any]) -> str:
+    """What is wrong with the fields of a row with a picture, or "".
+
+    `objects` are {"name": ..., "regions": [numbers of the label map]} or {"name": ..., "box": [x, y, x, y in pixels]}.
+    """
+    if not (isinstance(row.get("text", ""), str) and isinstance(row.get("label", ""), str | int)):
+        return "text and label of a picture are strings"
+    objects = row.get("objects", [])
+    if not isinstance(objects, list) or not all(map(_is_object, objects)):
+        return ('objects is a list of {"name": text, "regions": [numbers from 1]} or of {"name": text, "box": [left, '
+                'top, right, bottom]}')
+    return "" if "masks" in row or not any("regions" in one for one in objects) else (
+        "objects have regions, and there is no label map under masks that they are numbers of")
+
+
+def _is_object(one: Any) -> bool:
+    if not isinstance(one, dict) or not isinstance(one.get("name", ""), str):
+        return False
+    regions, box = one.get("regions"), one.get("box")
+    if box is not None:
+        return (regions is None and isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float)
+                for v in box) and box[0] <= box[2] and box[1] <= box[3])
+    return isinstance(regions, list) and all(isinstance(v, int) and 0 < v < 1 << 16 for v in regions)
 
 
 def _files(path: Path) -> Iterator[Path]:

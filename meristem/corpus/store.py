@@ -20,7 +20,8 @@ from meristem.core.types import Document
 
 SPLITS = ("train", "validation", "test")
 # What a document may have; all but text come from corpus.labelled.
-FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots", "image")
+FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots", "image",
+          "masks", "objects")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 
 

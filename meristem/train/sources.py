@@ -13,6 +13,10 @@ from meristem.core.types import Batch
 from meristem.corpus.store import Corpus
 from meristem.data import encoders, examples, pairs, pictures
 from meristem.data.loader import Packed, separate, sweep
+from meristem.data.preferences import Judged, Preferences
+from meristem.data.questions import Questions
+from meristem.data.segments import ENTRY as SEGMENTS
+from meristem.data.segments import Segments
 from meristem.data.shards import Shards
 from meristem.objectives.base import Objective
 
@@ -28,6 +32,9 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     if run.data.examples == pictures.ENTRY:
         side, channels = objective.picture
         return pictures.Pictures.of(corpus, codec, split, side, channels, t.context, (t.batch, seed, t.micro))
+    if run.data.examples == SEGMENTS:
+        side, channels = objective.picture
+        return Segments.of(corpus, split, side, channels, (t.batch, seed, t.micro))
     if run.data.examples in encoders.ENTRIES:
         given = encoders.Given(corpus, codec, shards.split(split), t.context, (t.batch, seed, t.micro))
         return encoders.source(run.data.examples, given)
@@ -55,6 +62,8 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, objectiv
         return list(sweep(shards.split("validation"), t.context, t.micro or t.batch, VALIDATION_TOKENS))
     source = source_of(run, corpus, codec, shards, "validation", objective)
     if isinstance(source, pictures.Pictures):
+        return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
+    if isinstance(source, Segments):
         return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
     if isinstance(source, encoders.Source):
         return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))

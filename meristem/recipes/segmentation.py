@@ -1,0 +1,21 @@
+"""Segmentation: masks for clicks and boxes, through the same trainer as everything else.
+
+Needs pictures with label maps: `meristem curate toy:objects --out runs/objects`, or a folder with `a.masks.png` (a
+number a pixel) beside `a.png`.
+"""
+from meristem.core.config import Part
+from meristem.core.run import Data, Run, Train
+
+
+def sam() -> Run:
+    """A small Segment Anything: one click or a box on things of any shape.
+
+    Command: `meristem pretrain sam data.corpus=runs/objects --out runs/sam`. CPU time: not measured yet. Expected: no
+    score was measured yet.
+    """
+    return Run(
+        name="sam",
+        model=Part("sam", {"image": 64, "patch": 4, "dim": 128, "layers": 4, "heads": 4, "window": 8, "whole": [1, 3],
+                           "width": 64, "decoder_heads": 4, "decoder_hidden": 256, "quality_hidden": 64}),
+        objective=Part("segment", {}), data=Data(codec=Part("bpe", {"vocab": 512}), examples="segments"),
+        train=Train(steps=1500, batch=16, context=16, lr=1e-3, warmup=100, weight_decay=0.05))
