@@ -1,4 +1,5 @@
 """`meristem curate`: raw files to a corpus folder with a ledger of every decision."""
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,9 +42,7 @@ def curate(
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
         if name in ("scenes", "objects", "digits", "strokes"):
-            from meristem.data import digits, objects, scenes, strokes
-            kinds = {"scenes": scenes, "objects": objects, "digits": digits, "strokes": strokes}
-            return _answer(kinds[name].make(out.expanduser(), fields))
+            return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
     if str(paths[0]).startswith(PICTURES):
         return _answer(_pictures(paths, out.expanduser(), seed))
