@@ -13,8 +13,6 @@ from meristem.core.types import Batch
 from meristem.corpus.store import Corpus
 from meristem.data import encoders, examples, pairs, pictures
 from meristem.data.loader import Packed, separate, sweep
-from meristem.data.preferences import Judged, Preferences
-from meristem.data.questions import Questions
 from meristem.data.segments import ENTRY as SEGMENTS
 from meristem.data.segments import Segments
 from meristem.data.shards import Shards
