@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from meristem.adapt import lora
+from meristem.adapt import files
 from meristem.codecs.base import Codec, begin
 from meristem.codecs.chat import Chat, Message
 from meristem.core.errors import RequestError
@@ -34,6 +34,7 @@ from meristem.generate.score import logprobs
 from meristem.generate.seq2seq import EncoderDecoder
 from meristem.generate.text import Completion, complete, whole
 from meristem.hub import hf
+from meristem.train.adapted import opened
 
 CREATIVE = Sampling(temperature=0.8, top_p=0.95)
 
@@ -169,23 +170,15 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """A model from a run folder, a model folder (ours or the Hub's layout), a LoRA adapter folder or a Hub id.
+    """A model from a run folder, a model folder (ours or the Hub's layout), an adapter folder or a Hub id.
 
     An adapter's base is looked for from its folder upwards, then from the working folder, then as a Hub id. A Hub id is
     `org/name` or `org/name@revision`, see `hub.cache`. RequestError, one line, for whatever is wrong.
     """
-    folder = Path(path).expanduser()
-    base = lora.base_of(folder) if (folder / lora.CONFIG).is_file() else None
-    if base == "":
-        raise RequestError(f"{folder / lora.CONFIG} does not name its base model; load the base, then call "
-                           f"lora.load({str(folder)!r}, ...)")
-    loaded = hf.load(base, near=folder) if base else hf.load(folder)
+    loaded = opened(path)
     if loaded.codec is None:
         raise RequestError(f"{loaded.folder} has no tokenizer.json, so it cannot be used on text")
-    module = loaded.module
-    if base:
-        module = lora.load(folder, module, loaded.family, hf.identity(loaded.family, module)).eval()
-    return Model(module, loaded.codec, loaded.family, loaded.config, loaded.folder, loaded.chat, loaded.ends)
+    return Model(loaded.module, loaded.codec, loaded.family, loaded.config, loaded.folder, loaded.chat, loaded.ends)
 
 
 def painter(path: str | Path) -> Painter:
@@ -199,5 +192,5 @@ def painter(path: str | Path) -> Painter:
 
 def save(model: Model, folder: str | Path) -> None:
     """Write a model folder in the Hugging Face layout, whole or not at all; adapters are merged into a copy."""
-    module = lora.merge(copy.deepcopy(model.module))
+    module = files.merge(copy.deepcopy(model.module))
     hf.save(Path(folder), model.family, model.config, module, model.codec, chat=model.template)

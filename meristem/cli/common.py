@@ -81,6 +81,9 @@ def table(rows: Sequence[Sequence[Any]], indent: int = 2) -> str:
 
 
 def model_folder(path: Path) -> Path:
-    """The folder in the Hugging Face layout: `path` itself, `model/` in a run folder, or a Hub id's in the cache."""
-    from meristem.hub.cache import locate
-    return locate(path)
+    """The folder in the Hugging Face layout: `path` itself, `model/` in a run folder, or a Hub id's in the cache.
+
+    An adapter folder stands for its base with the adapter, `adapter/` in a run that has no model of plain weights.
+    """
+    from meristem.hub.cache import adapter_of, locate
+    return adapter_of(path.expanduser()) or locate(path)

@@ -12,7 +12,8 @@ from types import ModuleType
 
 from meristem.core.errors import RequestError, nearest
 
-SHARED = {"base", "chat", "render", "image"}   # files of a folder that are its common ground, not entries
+# files of a folder that are its common ground, not entries
+SHARED = {"base", "chat", "render", "image", "files", "ahead", "combine", "bank"}
 
 
 def names(kind: str) -> list[str]:

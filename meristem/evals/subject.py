@@ -64,22 +64,28 @@ class Subject:
 
     @classmethod
     def open(cls, folder: Path, name: str = "", stretch: tuple[str, float, float] | None = None) -> "Subject":
-        """The model of a run folder (results are kept in its `evals/`) or of a bare model folder (none are kept).
+        """The model of a run folder (results are kept in its `evals/`) or of a bare folder (none are kept); adapters
+        on their base, too.
 
         `stretch` = ("yarn", 4.0, 0.0): the model reads so many times its context by that scaling (`hf.stretched`); none
         are kept either.
         """
         from meristem.hub import hf
-        loaded = hf.load(folder)
-        identity = hf.identity(loaded.family, loaded.module)
+        from meristem.hub.cache import adapter_of
+        from meristem.train import adapted
+        loaded, adapter = adapted.opened(folder), adapter_of(folder.expanduser())
+        identity = adapted.identity(folder, loaded)
+        if stretch and adapter:
+            raise RequestError(f"{folder} is an adapter on its base; only a model of plain weights can be stretched")
         if stretch:
             loaded, identity = hf.stretched(loaded, *stretch), digest_bytes(identity, *map(str, stretch))
         codec = loaded.codec or (NoText() if "image" in vars(loaded.config) else None)
         if codec is None:
             raise RequestError(f"{loaded.folder} has no tokenizer.json, so no text can be put to it")
-        run = loaded.folder.parent if (loaded.folder.parent / "recipe.json").is_file() else None
+        where = adapter or loaded.folder
+        run = where.parent if (where.parent / "recipe.json").is_file() else None
         return cls(loaded.module, codec, identity, vars(loaded.config).get("context", 0),
-                   name or (run or loaded.folder).name, None if stretch else run)
+                   name or (run or where).name, None if stretch else run)
 
     def score(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
         """Natural log p of each answer token."""

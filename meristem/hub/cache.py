@@ -17,7 +17,7 @@ from meristem.core.errors import MachineError, RequestError
 
 ID = re.compile(r"(?!.*(?:--|\.\.))[\w][\w.-]{0,95}/[\w][\w.-]{0,95}(?:@[\w./-]+)?")
 FETCHED = ("*.safetensors", "*.json", "chat_template.jinja")   # of the repository's top level
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 
 
 def locate(name: str | Path, near: Path | None = None) -> Path:
@@ -40,6 +40,14 @@ def locate(name: str | Path, near: Path | None = None) -> Path:
     if ID.fullmatch(str(name)):
         return snapshot(str(name))
     raise RequestError(f"no folder {path}; {name} is neither a model folder, nor a run folder, nor a Hub id (org/name)")
+
+
+def adapter_of(path: Path) -> Path | None:
+    """The adapter folder that a path means: itself, or that of a run which has no model of plain weights; else None."""
+    if (path / ADAPTER).is_file():
+        return path
+    inner = path / "adapter"
+    return inner if (inner / ADAPTER).is_file() and not (path / "model" / CONFIG).is_file() else None
 
 
 def lasting(name: str, near: Path) -> str:

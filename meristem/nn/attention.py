@@ -79,7 +79,8 @@ class Cache:
 class Attention(nn.Module):
     """Self-attention with `heads` query heads sharing `groups` key/value heads; `scale` multiplies the scores."""
 
-    around: Callable[..., Tensor] | None = None                # set while other processes have places of the same rows
+    around: Callable[..., Tensor] | None = None                # for `attend`: places of other processes, learned ones
+    beside: Callable[..., Tensor] | None = None                # what is added for the queries (adapt.gated_prefix)
 
     def __init__(self, dim: int, heads: int, *, groups: int | None = None, head_dim: int | None = None,
                  bias: bool = False, out_bias: bool | None = None, qk_norm: bool = False, eps: float = 1e-6,
@@ -121,6 +122,8 @@ class Attention(nn.Module):
             assert positions is not None
             cache.write(k, v, positions)
             y = cached(q, cache, positions, self.reach, scale=self.scale, bias=bias)
+        if self.beside is not None:
+            y = y + self.beside(self, q)
         return self.o(y.flatten(2))
 
 

@@ -161,7 +161,8 @@ def fused(module: Fusible, dtype: torch.dtype) -> Step | None:
     """The model's blocks in one call, or None where a part is of another kind than the kernel knows."""
     def plain(block: Any) -> bool:
         attn, mlp = block.attn, block.mlp
-        return (type(attn) is Attention and attn.reach.causal and type(mlp) is GatedMLP and mlp.activation == "silu"
+        return (type(attn) is Attention and attn.reach.causal and attn.beside is None
+                and type(mlp) is GatedMLP and mlp.activation == "silu"
                 and all(isinstance(n, RMSNorm) for n in (block.norm1, block.norm2))
                 and all(isinstance(n, RMSNorm | nn.Identity) for n in (attn.q_norm, attn.k_norm))
                 and all(isinstance(m, Linear | QuantisedLinear)

@@ -1,0 +1,66 @@
+"""Adaptation in a run: add a method's numbers to the base, keep them and what they make, open them again.
+
+    module = attach(run.adapt, module, seed, codec)            # Part("lora", {"rank": 16}) -> the adapted module
+    loaded = opened("runs/fill")                               # model/, or where there is none adapter/ on its base
+
+A method whose effect plain weights can have (lora, qlora, ia3) leaves `adapter/` and the merged `model/`; the others
+(prefix, prompt, gated_prefix, bottleneck) leave `adapter/` alone, which every verb takes in place of a model.
+"""
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from meristem.adapt import files
+from meristem.codecs.base import Codec
+from meristem.core import registry
+from meristem.core.config import Part, build
+from meristem.core.errors import RequestError
+from meristem.core.files import digest, digest_bytes, read_json
+from meristem.hub import hf
+from meristem.hub.cache import adapter_of
+
+
+def attach(part: Part, module: nn.Module, seed: int, codec: Codec) -> nn.Module:
+    """`module` frozen, with what the method trains; RequestError lists unknown methods and fields with the nearest."""
+    entry = registry.load("adapt", part.name)
+    made: nn.Module = entry.attach(module, build(entry.Config, part), seed, codec)
+    return made
+
+
+def merged(module: nn.Module) -> nn.Module | None:
+    """The module with plain weights in place of its adapter, or None where no plain weights compute the same."""
+    try:
+        return files.merge(module)
+    except RequestError:
+        return None
+
+
+def opened(path: str | Path) -> hf.Loaded:
+    """A model folder, a run folder, an adapter folder (its base with the adapter in it) or a Hub id.
+
+    An adapter's base is looked for from its folder upwards, then from the working folder, then as a Hub id.
+    RequestError, one line, for whatever is wrong.
+    """
+    adapter = adapter_of(Path(path).expanduser())
+    if adapter is None:
+        return hf.load(path)
+    base = files.base_of(adapter)
+    if not base:
+        raise RequestError(f"{adapter / files.CONFIG} does not name its base model; load the base, then call "
+                           f"adapt.files.load({str(adapter)!r}, ...)")
+    loaded = hf.load(base, near=adapter)
+    module = files.load(adapter, loaded.module, loaded.family, hf.identity(loaded.family, loaded.module)).eval()
+    return replace(loaded, module=module, config=module.config)
+
+
+def identity(path: str | Path, loaded: hf.Loaded) -> str:
+    """The hash of what `opened(path)` computes with: `hf.identity`, or that of a base and the adapter on it."""
+    adapter = adapter_of(Path(path).expanduser())
+    return hf.identity(loaded.family, loaded.module) if adapter is None else of_adapter(adapter)
+
+
+def of_adapter(adapter: Path) -> str:
+    """The hash of an adapter's numbers and of the base that it notes."""
+    note = adapter / files.NOTE
+    return digest_bytes(str(read_json(note).get("base")) if note.exists() else "", digest(adapter / files.WEIGHTS))
