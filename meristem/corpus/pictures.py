@@ -19,6 +19,7 @@ from meristem.core.errors import MachineError, RequestError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 MASKS = ".masks.png"                    # how the name of a picture's label map ends
 LARGEST = 64 << 20                      # bytes of one picture
+LONGEST = 64 << 10                      # bytes of one caption
 
 
 class Tar(Mapping[str, bytes]):
@@ -27,7 +28,7 @@ class Tar(Mapping[str, bytes]):
     def __init__(self, path: Path):
         self.path = path
         try:
-            with tarfile.open(path) as tar:
+            with tarfile.open(path, "r:") as tar:              # never unpacked, so no few kB become gigabytes
                 self.places = {m.name: (m.offset_data, m.size) for m in tar if m.isreg() and m.size <= LARGEST}
         except (OSError, tarfile.TarError) as error:
             raise RequestError(f"{path} is no tar file that can be read: {error}") from None
@@ -76,8 +77,8 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
         if len(inside.parts) > 1:
             row["label"] = inside.parts[0]
         caption = file.with_suffix(".txt")
-        if caption.is_file():
-            row["text"] = caption.read_text(encoding="utf-8").strip()
+        if caption.is_file() and not caption.is_symlink():     # a link could show any file of this machine
+            row["text"] = _caption(caption)
         if file.with_suffix(MASKS).is_file():
             row["masks"] = str(inside.with_suffix(MASKS))
         yield row
@@ -122,6 +123,19 @@ def _is_object(one: Any) -> bool:
         return (regions is None and isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float)
                 for v in box) and box[0] <= box[2] and box[1] <= box[3])
     return isinstance(regions, list) and all(isinstance(v, int) and 0 < v < 1 << 16 for v in regions)
+
+
+def _caption(path: Path) -> str:
+    """A caption; RequestError when it is none."""
+    try:
+        with open(path, "rb") as f:
+            raw = f.read(LONGEST + 1)
+        text = raw.decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is no caption that can be read: {error}") from None
+    if len(raw) > LONGEST:
+        raise RequestError(f"{path} is no caption: it is larger than {LONGEST >> 10} KiB")
+    return text
 
 
 def _files(path: Path) -> Iterator[Path]:

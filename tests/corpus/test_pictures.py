@@ -90,6 +90,36 @@ def test_a_tar_gives_regular_members_only(tmp_path: Path) -> None:
         pictures.Tar(tmp_path / "no.tar")
 
 
+def test_a_packed_tar_is_not_unpacked(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bomb.tar", "w:gz") as tar:
+        member = tarfile.TarInfo("zeros.png")
+        member.size = 1 << 20
+        tar.addfile(member, io.BytesIO(bytes(1 << 20)))
+    assert (tmp_path / "bomb.tar").stat().st_size < 5000
+    with pytest.raises(RequestError, match="no tar file"):
+        pictures.Tar(tmp_path / "bomb.tar")
+
+
+@pytest.mark.parametrize(("raw", "why"), [(b"\xff\xfe", "can't decode|invalid"), (b"a" * 70_000, "larger than 64 KiB")])
+def test_captions_that_are_none(raw: bytes, why: str, animals: Path) -> None:
+    (animals / "cats" / "1.txt").write_bytes(raw)
+    with pytest.raises(RequestError, match=why) as refused:
+        labelled(animals)
+    assert "1.txt" in str(refused.value)
+
+
+def test_links_lead_nowhere(animals: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.png").write_bytes(colour(1, 1, 1))
+    (animals / "cats" / "1.txt").unlink()
+    (animals / "cats" / "1.txt").symlink_to(tmp_path / "secret.txt")
+    (animals / "cats" / "x.png").symlink_to(tmp_path / "elsewhere" / "x.png")
+    (animals / "more").symlink_to(tmp_path / "elsewhere")
+    rows = [d for split in ("train", "validation", "test") for d in labelled(animals).documents(split)]
+    assert len(rows) == 40 and not any("secret" in d.text for d in rows)
+
+
 def test_scenes_are_what_their_captions_say(tmp_path: Path) -> None:
     kind = scenes.Scenes(documents=300, side=24)
     new = set(kind.unseen())
