@@ -1,8 +1,8 @@
 """Pictures token by token: the painter of DALL-E, a decoder over captions and image tokens.
 
-Ramesh et al. 2021, https://arxiv.org/abs/2102.12092 (section 2: a caption, then a grid of codebook numbers; section 2.6:
-of several draws the one that a contrastive model finds nearest to the caption). Editing keeps the tokens of the cells
-that the mask leaves alone, and writes the others in between; a token sees only those before it.
+Ramesh et al. 2021, https://arxiv.org/abs/2102.12092 (section 2: a caption, then a grid of codebook numbers; section
+2.6: of several draws the one that a contrastive model finds nearest to the caption). Editing keeps the tokens of the
+cells that the mask leaves alone, and writes the others in between; a token sees only those before it.
 
     images = paint(Writer(module, codec, autoencoder), Wish(texts=("a red circle",) * 16, temperature=1.0))
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,7 +105,8 @@ class Writer:
         words = torch.where(unread, c.end, torch.from_numpy(tokens[:, :-1]).long())
         fixed: list[int] = []
         if wish.mask is not None and wish.image is not None:
-            fixed = torch.where(self.known(wish.mask), self.autoencoder.tokens(wish.image[None])[0], -1).flatten().tolist()
+            given = self.autoencoder.tokens(wish.image[None])[0]
+            fixed = torch.where(self.known(wish.mask), given, -1).flatten().tolist()
         sampling = Sampling(length=c.grid**2, temperature=wish.temperature, top_k=wish.top_k, seed=wish.seed)
         made = generate(self.module, list(words.numpy()), sampling,
                         grammars=[Cells(c.vocab, c.codes, fixed) for _ in wish.texts])

@@ -132,5 +132,6 @@ HF_CONFIG = FieldMap(
     Kind("DalleForTextToImage", "meristem_dalle"),             # ours alone: the paper's weights were never given away
     rows=(("vocab", "vocab_size"), ("codes", "image_vocab_size"), ("text", "text_length"), ("grid", "image_grid"),
           ("dim", "hidden_size"), ("layers", "num_hidden_layers"), ("heads", "num_attention_heads"),
-          ("hidden", "intermediate_size"), ("activation", "hidden_act"), ("eps", "layer_norm_epsilon"), ("end", "caption_end", 0)),
+          ("hidden", "intermediate_size"), ("activation", "hidden_act"), ("eps", "layer_norm_epsilon"),
+          ("end", "caption_end", 0)),
     fixed={})

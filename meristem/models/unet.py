@@ -47,12 +47,15 @@ class Config:
     dropout: float = 0.0
     classes: int = 0                    # labels that are added to the time; leave one for "none"
     labels: tuple[str, ...] = ()        # their names, where they have some
+    embedding: int = 0                  # width of a vector that is added to the time (unCLIP: an image's in CLIP)
     flip: bool = True                   # time: cosines first
     shift: int = 0                      # time: 1 in DDPM's own code
     pad: bool = True                    # halving: False in DDPM's own code
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", self.outputs or self.inputs)
+        if self.embedding and (self.classes or not self.cross):
+            raise ValueError("embedding belongs to a U-Net with cross and without classes")
         if len(self.attention) != len(self.channels):
             raise ValueError(f"attention has {len(self.attention)} entries, channels {len(self.channels)}: one a level")
         for width in self.channels:
@@ -124,6 +127,7 @@ class Model(nn.Module):
         self.stem = Stem(c.inputs, widths[0], 3, padding=1)
         self.time = TimeEmbedding(widths[0], time, c.flip, c.shift)
         self.label = Embedding(c.classes, time) if c.classes else None
+        self.meaning = Linear(c.embedding, time) if c.embedding else None
         kept = [widths[0]]                                     # channels of what the way up is shown again
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -152,16 +156,22 @@ class Model(nn.Module):
 
     def forward(self, images: Float[Tensor, "B I H W"], time: Float[Tensor, "B"],
                 condition: Float[Tensor, "B S E"] | None = None, seen: Bool[Tensor, "B S"] | None = None,
-                labels: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B O H W"]:
+                labels: Int[Tensor, "B"] | None = None,
+                embedding: Float[Tensor, "B V"] | None = None) -> Float[Tensor, "B O H W"]:
         """[B, inputs, H, W], steps [B] (may be fractional) -> [B, outputs, H, W]; H and W multiples of 2^(levels - 1).
 
-        `condition` [B, S, cross] is attended to where `seen`; `labels` [B] < classes.
+        `condition` [B, S, cross] is attended to where `seen`; `labels` [B] < classes; `embedding` as wide as the config
+        says, which is also the condition where `cross` is as wide and no other is given.
         """
         x = self.stem(images)
         t = self.time(time, x.dtype)
         if self.label is not None:
             assert labels is not None, "this U-Net is told a class: give labels"
             t = t + self.label(labels).to(x.dtype)
+        if self.meaning is not None:
+            assert embedding is not None, "this U-Net is told a vector: give an embedding"
+            t = t + self.meaning(embedding.to(x.dtype))
+            condition = embedding[:, None] if condition is None else condition
         given = None if condition is None else condition.to(x.dtype)
         mask = None if seen is None else seen[:, None]
         kept = [x]
@@ -229,7 +239,7 @@ def names(cross: bool) -> NameMap:
     rows = [(f"{a}.{x}", f"{b}.{y}") for a, b in places for x, y in inner]
     rows += [(f"{a}.{x}", f"{b}.{y}") for a, b in blocks for x, y in RESIDUAL]
     rows += [(f"{way}.{{i}}.resize.conv", f"{way}_blocks.{{i}}.{way}samplers.0.conv") for way in ("down", "up")]
-    rows += [("stem", "conv_in"), ("norm", "conv_norm_out"), ("out", "conv_out"), ("label", "class_embedding"),
+    rows += [("stem", "conv_in"), ("norm", "conv_norm_out"), ("out", "conv_out"), ("label", "class_embedding"), ("meaning", "class_embedding"),
              ("time.first", "time_embedding.linear_1"), ("time.second", "time_embedding.linear_2")]
     return NameMap(*((f"{a}.{end}", f"{b}.{end}") for a, b in rows for end in ("weight", "bias")), old=OLD)
 
@@ -274,6 +284,19 @@ def _blocks(cross: bool, c: Config, kind: Kind) -> dict[str, Any]:
             "block_out_channels": list(c.channels), "attention_head_dim": heads}
 
 
+def _meaning(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """A vector beside the time is projected by one linear layer, or there is none."""
+    kind = whole.get("class_embed_type")
+    if kind not in (None, "simple_projection"):
+        raise ValueError(f"class_embed_type = {kind!r} is not supported (only simple_projection)")
+    return {"embedding": whole["projection_class_embeddings_input_dim"] if kind else 0}
+
+
+MEANING = Group(("class_embed_type", "projection_class_embeddings_input_dim"), lambda whole, kind: _meaning(whole),
+                lambda c, kind: {"class_embed_type": "simple_projection",
+                                 "projection_class_embeddings_input_dim": c.embedding} if c.embedding else {})
+
+
 def _map(cross: bool, kind: Kind, *rows: tuple[Any, ...], **fixed: Any) -> FieldMap:
     shared = (("inputs", "in_channels", 4 if cross else 3), ("outputs", "out_channels", 4 if cross else 3),
               ("blocks", "layers_per_block", 2), ("groups", "norm_num_groups", 32), ("eps", "norm_eps", 1e-5),
@@ -284,9 +307,9 @@ def _map(cross: bool, kind: Kind, *rows: tuple[Any, ...], **fixed: Any) -> Field
                   functools.partial(_blocks, cross))
     pad = Group(("downsample_padding",), lambda whole, kind: {"pad": bool(whole.get("downsample_padding", 1))},
                 lambda c, kind: {"downsample_padding": int(c.pad)})
-    return FieldMap(kind, rows=(*shared, *rows), groups=(group, pad, class_names()), fixed={
+    return FieldMap(kind, rows=(*shared, *rows), groups=(group, pad, class_names(), MEANING), fixed={
         "act_fn": "silu", "center_input_sample": False, "resnet_time_scale_shift": "default",
-        "mid_block_scale_factor": 1, "time_embedding_type": "positional", "class_embed_type": None, **fixed})
+        "mid_block_scale_factor": 1, "time_embedding_type": "positional", **fixed})
 
 
 HF_CONFIG = FieldMaps(

@@ -87,6 +87,7 @@ class ImageTokens(NextToken):
         said = (words * read).sum(1) / read.sum(1).clamp(min=1)
         return (nll * weight).sum(), {"words": said.sum(), "cells": cells.mean(1).sum()}
 
-    def painter(self, codec: Codec) -> Writer:
+    def painter(self, codec: Codec | None = None) -> Writer:
         """The decoder and the autoencoder as `generate.pictures` asks them."""
+        assert codec is not None, "captions need a codec"
         return Writer(self.model, codec, self.autoencoder, self.frozen[1])

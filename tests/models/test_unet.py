@@ -25,6 +25,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sd1": ("UNet2DConditionModel", {**CROSS, "attention_head_dim": 4}),
     "sd2": ("UNet2DConditionModel", {**CROSS, "attention_head_dim": 4, "use_linear_projection": True,
                                      "transformer_layers_per_block": 2, "out_channels": 6}),
+    "unclip": ("UNet2DConditionModel", {**CROSS, "attention_head_dim": 4, "class_embed_type": "simple_projection",
+                                        "projection_class_embeddings_input_dim": 24}),
 }
 
 
@@ -36,6 +38,8 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def called(case: str, model: Any) -> torch.Tensor:
     images, time, condition = inputs()
+    if case == "unclip":
+        return model(images, time, condition[:, :1], class_labels=condition[:, 0]).sample
     if "sd" in case:
         return model(images, time, condition).sample
     return model(images, time, *([torch.tensor([4, 0])] if case == "heads" else [])).sample
@@ -44,7 +48,8 @@ def called(case: str, model: Any) -> torch.Tensor:
 def ours(case: str, module: torch.nn.Module) -> torch.Tensor:
     images, time, condition = inputs()
     return module(images, time, condition if "sd" in case else None,
-                  labels=torch.tensor([4, 0]) if case == "heads" else None)
+                  labels=torch.tensor([4, 0]) if case == "heads" else None,
+                  embedding=condition[:, 0] if case == "unclip" else None)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,6 +87,8 @@ def test_shapes_and_settings_that_cannot_be(tmp_path: Path) -> None:
         Config(channels=(32, 64))
     with pytest.raises(ValueError, match="multiple of groups"):
         Config(channels=(30, 60), attention=(True, True))
+    with pytest.raises(ValueError, match="without classes"):
+        Config(embedding=24)
     model = diffusers.UNet2DModel(**{**SMALL, **PIXEL})
     model.register_to_config(resnet_time_scale_shift="scale_shift")
     model.save_pretrained(tmp_path)
