@@ -24,6 +24,9 @@
 | masked | bool [B, V, N] | which patches of each large view are hidden from the network that is trained |
 | time | float32 [B] | step of a diffusion model's schedule, from 0 |
 | condition | float32 [B, S, E] | vectors of a caption that a diffusion model attends to |
+| seen | bool [B, S] | which of those vectors are no padding |
+| embedding | float32 [B, E] | vectors of pictures in CLIP's space, of length 1 (unCLIP; its prior: as it sees them) |
+| caption | float32 [B, E] | vectors of captions in that space |
 | beside | float32 [B, C, H, W] | a picture that a diffusion model sees beside the noisy one: the small one, stretched |
 | noise | float32 [B, ...] | what was drawn for a row, added to its image or latent |
 | temperature | float32 [] | of what is drawn with that noise (dVAE) |

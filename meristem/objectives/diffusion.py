@@ -53,7 +53,7 @@ class Diffusion(Objective):
         if (c["inputs"] == 2 * c["outputs"]) != bool(low) or (low and autoencoder):
             raise RequestError("a model with twice as many inputs as outputs enlarges pictures: give both that and "
                                "objective.low, the side of the small ones, and no autoencoder")
-        if bool(text) != bool(c.get("cross", 0)):
+        if bool(text) != (c.get("cross", 0) > 0 and not c.get("embedding", 0)):
             raise RequestError("a model with model.cross attends to a text: give both that and objective.text=FOLDER")
         # Tuples, because a module that is an attribute would be saved with the model.
         first = next(m for m in model.modules() if isinstance(m, Entrance))

@@ -1,8 +1,10 @@
-"""Text to image in stages: DALL-E (codebook, then one decoder over words and image tokens) and unCLIP (CLIP, prior,
+"""Text to image in stages: DALL-E (a codebook, then one decoder over words and image tokens) and unCLIP (CLIP, prior,
 decoder).
 
-Every stage is a run of its own, and a later one names the folders of those before it. `meristem generate RUN "a red
-circle" --out grid.png` paints with the last.
+Every stage is a run of its own, and a later one names the folders of those before it. They are sized for pictures of
+16 x 16 (`meristem curate toy:scenes side=16 objects=1 documents=6000 --out runs/scenes`); unCLIP's CLIP is recipe clip
+with `model.image=16 model.patch=4 model.project=128`. `meristem generate RUN "a red circle" --out grid.png` paints with
+the last run of each.
 """
 from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
@@ -12,17 +14,17 @@ PICTURES = Data(codec=WORDS, examples="pictures")
 
 
 def dvae() -> Run:
-    """DALL-E's first stage: 64 tokens of 128 for a picture of 32 x 32.
+    """DALL-E's first stage: 64 tokens of 64 for a picture of 16 x 16.
 
     Command: `meristem pretrain dvae data.corpus=PICTURES --out runs/dvae`. CPU time: not measured yet. Expected: no
     score was measured yet.
     """
     return Run(
         name="dvae",
-        model=Part("autoencoder", {"kind": "dvae", "channels": [32, 64, 64], "blocks": 1, "groups": 8, "latent": 32,
-                                   "codes": 128, "image": 32, "scale": 1.0, "attention": False}),
-        objective=Part("reconstruct", {"kl": 1e-4}), data=PICTURES,
-        train=Train(steps=600, batch=32, context=16, lr=1e-3, warmup=50))
+        model=Part("autoencoder", {"kind": "dvae", "channels": [32, 64], "blocks": 1, "groups": 8, "latent": 32,
+                                   "codes": 64, "image": 16, "scale": 1.0, "attention": False}),
+        objective=Part("reconstruct", {"kl": 1e-4, "cooling": 250}), data=PICTURES,
+        train=Train(steps=300, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
 
 
 def dalle() -> Run:
@@ -33,6 +35,32 @@ def dalle() -> Run:
     """
     return Run(
         name="dalle",
-        model=Part("dalle", {"codes": 128, "text": 16, "grid": 8, "dim": 192, "layers": 4, "heads": 4}),
+        model=Part("dalle", {"codes": 64, "text": 16, "grid": 8, "dim": 128, "layers": 3, "heads": 4}),
         objective=Part("image_tokens", {}), data=PICTURES,
-        train=Train(steps=800, batch=64, context=16, lr=1e-3, warmup=50))
+        train=Train(steps=600, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
+
+
+def prior() -> Run:
+    """unCLIP's prior: from a caption to the vector of a picture.
+
+    Command: `meristem pretrain prior data.corpus=PICTURES objective.clip=runs/clip data.codec.name=saved
+    data.codec.folder=runs/clip --out runs/prior`. CPU time: not measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="prior", model=Part("prior", {"width": 128, "text": 16, "dim": 128, "layers": 3, "heads": 4}),
+        objective=Part("prior", {}), data=PICTURES,
+        train=Train(steps=600, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
+
+
+def unclip() -> Run:
+    """unCLIP's decoder: from the vector of a picture to the picture.
+
+    Command: `meristem pretrain unclip data.corpus=PICTURES objective.clip=runs/clip objective.prior=runs/prior
+    --out runs/unclip`. CPU time: not measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="unclip",
+        model=Part("unet", {"inputs": 3, "image": 16, "channels": [32, 64], "blocks": 1, "groups": 8, "heads": 4,
+                            "attention": [False, True], "embedding": 128, "cross": 128}),
+        objective=Part("unclip", {}), data=PICTURES,
+        train=Train(steps=800, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
