@@ -5,9 +5,10 @@
         checkpoints.save(step, {"model": {...}, "optim": {...}}, {"seed": 0})
         checkpoints.check()                                            # every step: reports what the writer thread met
 
-`step-000123/` holds one safetensors file a key, state.json and MANIFEST.json (`core.files.committed`). A save copies
-the tensors into buffers that are kept, and a thread writes them while training goes on. No file is ordered by its
-date, no pointer says which is the latest, nothing is pickled, and no tensor's name ever becomes a path.
+`step-000123/` holds one safetensors file a key (of many processes, one each: `train.pieces`), state.json and
+MANIFEST.json (`core.files.committed`). A save copies the tensors into buffers that are kept, and a thread writes them
+while training goes on. No file is ordered by its date, no pointer says which is the latest, nothing is pickled, and no
+tensor's name ever becomes a path.
 docs/reliability.md lists each fault and the test that injects it.
 """
 import contextlib
@@ -20,35 +21,42 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from meristem.core.errors import MachineError, MeristemError, NothingLeftError, RequestError
 from meristem.core.faults import point
 from meristem.core.files import committed, read_json, verify
 from meristem.core.progress import SILENT, Progress
+from meristem.train.pieces import Layout, Pieces, Stored, Tensors, collect, sweep
 
 SCHEMA = 1
 STATE = "state.json"
 FAILURES = 3                            # failed saves in a row that stop the run: more would only lose more work
 NAME = re.compile(r"step-(\d{1,18})")
-Tensors = dict[str, dict[str, Tensor]]
 Found = tuple[int, Tensors, dict[str, Any]]
+
+
+class Good(NamedTuple):
+    """A checkpoint that verifies: its step, its folder, and what it says of itself (state.json)."""
+
+    step: int
+    path: Path
+    state: dict[str, Any]
 
 
 class Checkpoints:
     """The checkpoints of one run, in one folder; the newest `keep` stay, and one each `permanent` steps for good."""
 
-    def __init__(self, folder: Path, keep: int = 2, progress: Progress = SILENT, permanent: int = 0):
+    def __init__(self, folder: Path, keep: int = 2, progress: Progress = SILENT, permanent: int = 0,
+                 processes: int = 1):
         if keep < 1:
             raise RequestError(f"train.keep is {keep}; at least one checkpoint must be kept")
         self.folder, self.keep, self.progress, self.permanent = folder, keep, progress, permanent
+        self.processes = processes                             # that write their pieces (train.pieces)
         self.failures = 0                                      # saves that failed since the last good one
-        self._buffers: Tensors = {}
+        self._pieces = Pieces()
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._lock = -1
@@ -90,17 +98,21 @@ class Checkpoints:
                 os.close(self._lock)                           # closing releases the flock
                 self._lock = -1
 
-    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: Sequence[int] = ()) -> None:
+    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: Sequence[int] = (),
+             layout: Layout | None = None) -> None:
         """Copy `tensors` ({file: {name: tensor}}) now, write them behind the caller's back; `meta` is any JSON.
 
-        `behind`: steps to whose past the guard may have to go back; a checkpoint there is retained too.
+        `behind`: steps to whose past the guard may have to go back; a checkpoint there is retained too. `layout`:
+        where the tensors lie in the whole ones, when other processes save theirs.
 
         Returns after the copy. A disk that refuses is reported by `check` at a later step and training goes on; after
         three refusals in a row MachineError. Older checkpoints stay until the new one is committed.
         """
         self.wait()                                            # the buffers are read until the last save is written
-        state = json.dumps({"schema": SCHEMA, "step": step, "aliases": self._copy(tensors), "meta": meta})
-        self._pending = step, self._writer.submit(self._write, step, state, behind)
+        aliases = self._pieces.copy(tensors)
+        state = json.dumps({"schema": SCHEMA, "step": step, "processes": self.processes, "aliases": aliases,
+                            "meta": meta})
+        self._pending = step, self._writer.submit(self._write, step, state, behind, layout, aliases)
 
     def check(self) -> None:
         """Report a finished save's failure: a warning, or MachineError from the third in a row on. Costs nothing
@@ -129,7 +141,16 @@ class Checkpoints:
                                "training goes on, older ones are intact")
 
     def newest(self, last: int | None = None) -> Found | None:
-        """The newest checkpoint that verifies, as (step, tensors, meta); None when the run has none yet.
+        """The newest checkpoint that verifies, as (step, tensors, meta); None when the run has none yet. See `find`."""
+        found = self.find(last)
+        if found is None:
+            return None
+        stored = Stored(found.path, found.state)
+        return found.step, {key: {name: stored.read(key, name) for name in stored.names(key)}
+                            for key in stored.boxes}, found.state["meta"]
+
+    def find(self, last: int | None = None) -> "Good | None":
+        """Where the newest checkpoint that verifies lies; None when the run has none yet.
 
         `last`: none of a later step than this.
 
@@ -143,7 +164,9 @@ class Checkpoints:
             reason = verify(path)
             if not reason:
                 try:
-                    return step, *_read(path, step)
+                    state = _state(path, step)
+                    Stored(path, state)                        # every file says what it should
+                    return Good(step, path, state)
                 except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
                     reason = f"{error}"
             self._set_aside(path, reason)
@@ -177,6 +200,7 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Remove what a killed writer left; only the holder of the lock comes here."""
+        sweep(self.folder)
         for path in self.folder.glob(".tmp-*"):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -188,36 +212,13 @@ class Checkpoints:
         os.rename(path, target)
         self.progress.warn(f"{path.name} is damaged and was set aside as {target.name}: {reason}; an older one is used")
 
-    def _copy(self, tensors: Tensors) -> dict[str, dict[str, str]]:
-        """Copy into the kept buffers; {file: {name: the name whose memory it shares}} for tied tensors, kept once."""
-        aliases: dict[str, dict[str, str]] = {}
-        buffers: Tensors = {}
-        for key, named in tensors.items():
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", key):
-                raise ValueError(f"{key!r} cannot name a file of tensors")
-            old = self._buffers.get(key, {})
-            seen: dict[tuple[object, ...], str] = {}           # memory -> the first name that has it
-            buffers[key], aliases[key] = {}, {}
-            for name, tensor in named.items():
-                place = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
-                if tensor.numel() and place in seen:
-                    aliases[key][name] = seen[place]
-                    continue
-                seen[place] = name
-                kept = old.get(name)
-                if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-                    kept = torch.empty(tensor.shape, dtype=tensor.dtype)
-                buffers[key][name] = kept.copy_(tensor.detach())
-        self._buffers = buffers
-        return aliases
-
-    def _write(self, step: int, state: str, behind: Sequence[int]) -> None:
+    def _write(self, step: int, state: str, behind: Sequence[int], layout: Layout | None,
+               aliases: dict[str, dict[str, str]]) -> None:
         """Runs in the writer thread: commit one checkpoint, then prune."""
         point("ckpt.begin")
         with committed(self.folder / f"step-{step:06d}", point=lambda name: point(f"ckpt.{name}")) as temporary:
-            for key, named in self._buffers.items():
-                save_file(named, temporary / f"{key}.safetensors")
-                point("ckpt.tensors")
+            self._pieces.write(temporary, None if self.processes == 1 else 0, layout, aliases)
+            collect(self.folder, step, self.processes, temporary)
             (temporary / STATE).write_text(state, encoding="utf-8")
         with contextlib.suppress(OSError):                     # the new one is safe; what stays is pruned next time
             for path in self._superfluous(behind):
@@ -239,17 +240,13 @@ class Checkpoints:
         return [path for step, path in steps if step not in kept]
 
 
-def _read(path: Path, step: int) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and meta of a verified checkpoint; ValueError where its own description disagrees with what it holds,
-    MachineError where it is of another version of meristem: that is no damage, so it is not set aside."""
-    state = read_json(path / STATE)
+def _state(path: Path, step: int) -> dict[str, Any]:
+    """What a verified checkpoint says of itself; ValueError where that is of another step, MachineError where it is of
+    another version of meristem: that is no damage, so it is not set aside."""
+    state: dict[str, Any] = read_json(path / STATE)
     if state["schema"] != SCHEMA:
         raise MachineError(f"{path} has schema {state['schema']}, this version of meristem reads {SCHEMA}; "
                            "use the version that wrote it, or start over from step 0 with --fresh")
     if state["step"] != step:
         raise ValueError(f"it holds step {state['step']}")
-    tensors = {}
-    for key, aliases in state["aliases"].items():
-        tensors[key] = load_file(path / f"{key}.safetensors")
-        tensors[key] |= {name: tensors[key][other] for name, other in aliases.items()}
-    return tensors, state["meta"]
+    return state

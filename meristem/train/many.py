@@ -11,6 +11,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +26,12 @@ from meristem.core.run import Train
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
 from meristem.train import context, experts, tensor
-from meristem.train.checkpoint import Checkpoints, Found, Tensors
-from meristem.train.divided import axes, divided, local, part, whole
-from meristem.train.mesh import World
+from meristem.train.checkpoint import Checkpoints, Found
+from meristem.train.divided import axes, divided, local, whole
+from meristem.train.mesh import UNIONS, World
+from meristem.train.pieces import Box, Layout, Share, Stored, Tensors, box
 from meristem.train.pipeline import Pipeline
-from meristem.train.processes import Elsewhere, Like, One, Sums, add
+from meristem.train.processes import Like, One, Sums, add
 from meristem.train.shard import add_up, shard
 
 MODEL = "model."                        # what an objective's model is called in its state
@@ -71,6 +73,7 @@ class Many(One):
         self.world, self.pipeline = world, pipeline
         self.plain = self.outline = plain
         self.seen: list[str] = []                              # digests of the batches since the last comparison
+        self.boxes: dict[tuple[str, torch.Size], Box] = {}     # where its pieces lie: the same all the time
 
     def seed(self, seed: int, step: int) -> None:
         """Other rows, other dropout; the processes of tp have the same."""
@@ -167,6 +170,25 @@ class Many(One):
                                        f"rest at step {step}: its memory or its data is not to be trusted; the last "
                                        "checkpoint is intact: leave that machine out and run the same command again")
 
+    def pieces(self, tensors: Tensors) -> tuple[Tensors, Layout | None]:
+        """Its local tensors, but those that a process before it on some axis has as well."""
+        mine: Tensors = {}
+        layout: Layout = {}
+        for key, named in tensors.items():
+            mine[key], layout[key] = {}, {}
+            for name, full in (named if self.pipeline is None else self.pipeline.kept(named)).items():
+                here = local(full)
+                if self._writes(full) and (here.numel() or not full.numel()):
+                    if (name, full.shape) not in self.boxes:
+                        self.boxes[name, full.shape] = box(full)
+                    mine[key][name], layout[key][name] = here, self.boxes[name, full.shape]
+        return mine, layout
+
+    def _writes(self, tensor: Tensor) -> bool:
+        """Whether this process stands first on every axis over which a tensor is not divided."""
+        over = {axis for name in axes(tensor) for axis in UNIONS.get(name, (name,))}
+        return all(self.world.at[axis] == 0 for axis in ("dp", "cp", "ep", "tp") if axis not in over)
+
     def whole(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         """Put together by all, kept by the first."""
         gathered = {name: whole(tensor) for name, tensor in named.items()}     # every process takes part in each
@@ -188,35 +210,29 @@ class Many(One):
         model.load_state_dict({**params, **buffers}, assign=True)
         return model.eval()
 
-    def newest(self, checkpoints: "Checkpoints | Elsewhere", last: int | None, like: Like) -> Found | None:
-        """The first process reads and verifies; the others are sent each tensor and keep their part of it."""
-        found: list[Found | None] = []
-
+    def newest(self, checkpoints: Checkpoints | Share, last: int | None, like: Like) -> Found | None:
+        """The first process verifies; each reads its part of every tensor."""
         def look() -> Any:
             assert isinstance(checkpoints, Checkpoints)
-            found.append(checkpoints.newest(last))
-            if found[0] is None:
-                return None
-            step, tensors, meta = found[0]
-            return [step, meta, {file: [[name, str(t.dtype).removeprefix("torch."), list(t.shape)]
-                                        for name, t in named.items()] for file, named in tensors.items()}]
+            found = checkpoints.find(last)
+            return None if found is None else [found.step, str(found.path), found.state]
 
         head = self.world.lead(look)
         if head is None:
             return None
-        step, meta, files = head
+        step, path, state = head
+        try:
+            stored = Stored(Path(path), state)
+        except FileNotFoundError as error:
+            raise MachineError(f"process {self.world.rank} does not see {error.filename}: a run's folder must lie "
+                               "where all its processes see it") from None
         tensors: Tensors = {}
-        for file, rows in files.items():
-            here: dict[str, Tensor] = {}
-            for name, dtype, shape in rows:
-                full = found[0][1][file][name].contiguous() if found and found[0] else \
-                    torch.empty(shape, dtype=getattr(torch, dtype))
-                self.world.broadcast(full)
-                pattern = like(name.partition(":")[0])
-                same = pattern is not None and pattern.shape == full.shape
-                here[name] = part(full, pattern) if same and pattern is not None else full
-            tensors[file] = self.pipeline.own(here) if self.pipeline is not None else here
-        return step, tensors, meta
+        for key in stored.boxes:
+            names = {name: name for name in stored.names(key)}
+            mine = names if self.pipeline is None else self.pipeline.own(names)
+            tensors[key] = {name: stored.read(key, source, like(source.partition(":")[0]))
+                            for name, source in mine.items()}
+        return step, tensors, state["meta"]
 
 
 # What should be equal on processes that differ on tp alone, or anyhow: the axes on which they may stand apart.

@@ -15,7 +15,7 @@ their gradients are added up, so both stay equal.
 """
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from meristem.train.divided import alike, local
 
 Kind = Literal["gpipe", "1f1b"]
 SCHEDULES: dict[str, type[ScheduleGPipe] | type[Schedule1F1B]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+T = TypeVar("T")
 MODEL, EMBED, HEAD = "model.", "model.embed.weight", "model.head.weight"       # names in an objective's state
 PARTS = {"embed", "place", "blocks", "norm", "head"}           # a decoder that can be cut has these children, or fewer
 Sums = dict[str, Tensor]
@@ -260,9 +261,9 @@ class Pipeline:
 
         `named` has names of the objective's state, or of an optimizer's ("parameter:moment").
         """
-        mine = {n: t.contiguous() for n, t in named.items() if n.startswith(MODEL) and not self.copy(n)}
+        mine = {n: t.contiguous() for n, t in self.kept(named).items()}
         shapes = json.dumps([[n, str(t.dtype).removeprefix("torch."), list(t.shape)] for n, t in mine.items()])
-        whole = {} if self.rank else dict(named)
+        whole = {} if self.rank else mine
         for source in range(1, self.stages):
             for name, dtype, shape in json.loads(self.told(shapes, source)):
                 if self.rank == source:
@@ -270,11 +271,15 @@ class Pipeline:
                 elif self.rank == 0:
                     whole[name] = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
                     dist.recv(whole[name], group=self.group, group_src=source)
-        if self.tied and EMBED in whole:
-            whole[HEAD] = whole[EMBED]
         return whole
 
-    def own(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    def kept(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this stage has to say of the whole model, or of its moments; the first says what is not the model's."""
+        if self.rank:
+            return {n: t for n, t in named.items() if n.startswith(MODEL) and not self.copy(n)}
+        return {**named, HEAD: named[EMBED]} if self.tied and EMBED in named else named
+
+    def own(self, named: dict[str, T]) -> dict[str, T]:
         """This stage's share of the whole model's tensors: the inverse of `gather`, without communication."""
         mine = {name: t for name, t in named.items() if name.partition(":")[0] in self.names}
         if self.tied and self.stage.last:                      # its moments are kept under the embedding's name

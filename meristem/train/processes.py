@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
-from meristem.train.checkpoint import Checkpoints, Found, Tensors
+from meristem.train.checkpoint import Checkpoints, Found
 from meristem.train.mesh import ALONE
+from meristem.train.pieces import Layout, Share, Tensors
 
 Like = Callable[[str], Tensor | None]   # the tensor that a loaded one of this name is to be divided like
 Sums = dict[str, Tensor]
@@ -59,6 +60,10 @@ class One:
     def compare(self, step: int, objective: Objective, facts: dict[str, Any]) -> None:
         """MachineError naming the process whose copy of the weights, or whose batches, differ from the others'."""
 
+    def pieces(self, tensors: Tensors) -> tuple[Tensors, Layout | None]:
+        """What this process writes of a checkpoint, and where it lies in the whole tensors."""
+        return tensors, None
+
     def whole(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         """Undivided tensors on the first process, {} or parts of them on the others."""
         return named
@@ -67,32 +72,10 @@ class One:
         """The model with undivided weights, on the first process (all must call); None on the others."""
         return objective.model
 
-    def newest(self, checkpoints: "Checkpoints | Elsewhere", last: int | None, like: Like) -> Found | None:
+    def newest(self, checkpoints: Checkpoints | Share, last: int | None, like: Like) -> Found | None:
         """The newest good checkpoint with this process's part of every tensor."""
         assert isinstance(checkpoints, Checkpoints)
         return checkpoints.newest(last)
-
-
-class Elsewhere:
-    """The checkpoints of a run, to all processes but the first: somebody else keeps them."""
-
-    def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: Sequence[int] = ()) -> None:
-        """Nothing."""
-
-    def check(self) -> None:
-        """Nothing."""
-
-    def wait(self) -> None:
-        """Nothing."""
-
-    def lock(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-    def forget(self, stale: Callable[[int, dict[str, Any]], bool]) -> None:
-        """Nothing."""
 
 
 def add(sums: Sums, facts: Sums) -> None:

@@ -20,7 +20,7 @@ from meristem.train.checkpoint import Checkpoints
 from meristem.train.guard import Detours
 from meristem.train.hooks import read_log
 from meristem.train.mesh import connect
-from meristem.train.processes import Elsewhere
+from meristem.train.pieces import Share
 from meristem.train.run import LOG, RECIPE, SKIPS, assemble, trainer_of
 
 COMPARED = ("loss", "grad_norm", "lr", "targets")
@@ -48,8 +48,9 @@ def replay(folder: Path, step: int, progress: Progress = SILENT) -> Replay:
         raise RequestError(f"{folder} has no step {step} in its log; it has {min(logged, default=0)} to "
                            f"{max(logged, default=0)}")
     run = from_dict(Run, read_json(folder / RECIPE))
-    with connect(run.train) as world, closing(Checkpoints(folder / "checkpoints", run.train.keep, progress)
-                                              if world.first else Elsewhere()) as checkpoints:
+    place = folder / "checkpoints"
+    with connect(run.train) as world, closing(Checkpoints(place, run.train.keep, progress) if world.first else
+                                              Share(place, world.rank)) as checkpoints:
         world.lead(checkpoints.lock)
         parts = world.in_turn(lambda: assemble(run, progress))
         trainer = trainer_of(parts, checkpoints, Detours.told(world, folder / SKIPS), world)

@@ -50,7 +50,8 @@ from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
 from meristem.train.memory import explained
 from meristem.train.mesh import ALONE, World, connect
-from meristem.train.processes import Elsewhere, One
+from meristem.train.pieces import Share
+from meristem.train.processes import One
 from meristem.train.sources import Source, apart, held_out_of, source_of
 from meristem.train.trainer import Trainer, compile_regions, recompute_blocks
 from meristem.train.watch import FAILURES, Watch, crashes
@@ -108,15 +109,16 @@ def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool
     holds another run; `fresh` discards what is there; `Interrupted` after a signal, with everything saved.
     """
     with connect(run.train) as world:
-        checkpoints = Checkpoints(folder / "checkpoints", run.train.keep, progress, run.train.permanent) \
-            if world.first else Elsewhere()
+        place = folder / "checkpoints"
+        checkpoints = Checkpoints(place, run.train.keep, progress, run.train.permanent, world.mesh.world) \
+            if world.first else Share(place, world.rank)
         with contextlib.closing(checkpoints):
             if world.lead(lambda: begin(run, folder, checkpoints, progress, fresh, skips)):
                 train(run, folder, checkpoints, world, progress, allow_drift)
     return folder
 
 
-def begin(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, progress: Progress, fresh: bool,
+def begin(run: Run, folder: Path, checkpoints: Checkpoints | Share, progress: Progress, fresh: bool,
           skips: Path | None) -> bool:
     """Make the folder this run's and lock it; False when the run is finished. For the first process only."""
     assert isinstance(checkpoints, Checkpoints)
@@ -140,7 +142,7 @@ def begin(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, progress
     return True
 
 
-def train(run: Run, folder: Path, checkpoints: Checkpoints | Elsewhere, world: World, progress: Progress,
+def train(run: Run, folder: Path, checkpoints: Checkpoints | Share, world: World, progress: Progress,
           allow_drift: bool) -> None:
     """Train a run whose folder is claimed, on every process of `world`; the first one writes and shows."""
     goodput = Goodput(folder) if world.first else None
@@ -336,7 +338,7 @@ def codec_of(part: Part, corpus: Corpus, progress: Progress = SILENT) -> Codec:
     return load_codec(folder)
 
 
-def trainer_of(parts: Parts, checkpoints: Checkpoints | Elsewhere | None = None, detours: Detours | None = None,
+def trainer_of(parts: Parts, checkpoints: Checkpoints | Share | None = None, detours: Detours | None = None,
                world: World = ALONE) -> Trainer:
     """The trainer of assembled parts, divided over the processes of `world`.
 

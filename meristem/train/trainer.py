@@ -29,7 +29,8 @@ from meristem.objectives.base import Objective
 from meristem.train.checkpoint import Checkpoints, Found
 from meristem.train.guard import MARGIN, Detour, Detours, Guard, Lost
 from meristem.train.optim import Optimizer, schedule
-from meristem.train.processes import Elsewhere, One
+from meristem.train.pieces import Share
+from meristem.train.processes import One
 
 Facts = dict[str, Any]
 Hook = Callable[["Trainer", Facts], None]
@@ -47,7 +48,7 @@ class Trainer:
     """Runs `objective` on `source(step)` for `config.steps` updates; `hooks` see each step's facts."""
 
     def __init__(self, objective: Objective, source: Callable[[int], list[Batch]], config: Train, *, seed: int = 0,
-                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | Elsewhere | None = None,
+                 hooks: Iterable[Hook] = (), checkpoints: Checkpoints | Share | None = None,
                  detours: Detours | None = None, processes: One | None = None):
         self.objective, self.source, self.config, self.seed = objective, source, config, seed
         self.hooks, self.checkpoints, self.processes = list(hooks), checkpoints, processes or One()
@@ -153,12 +154,13 @@ class Trainer:
         if self.checkpoints is None:
             return
         with self.aside_for("saving"):
-            whole = self.processes.whole
-            tensors = {"model": whole(dict(self.objective.state_dict())), "optim": whole(self.optim.state())}
+            tensors, layout = self.processes.pieces({"model": dict(self.objective.state_dict()),
+                                                     "optim": self.optim.state()})
             self.checkpoints.save(self.step, tensors, {
                 "tokens": self.tokens, "seconds": self.seconds, "seed": self.seed, "guard": self.guard.state(),
                 "detours": len(self.detours.all), "facts": self.facts},
-                behind=[max(0, first - MARGIN) for first in self.guard.firsts] if self.config.guard else [])
+                behind=[max(0, first - MARGIN) for first in self.guard.firsts] if self.config.guard else [],
+                layout=layout)
             if wait:
                 self.checkpoints.wait()
 

@@ -182,7 +182,7 @@ def test_a_failure_behind_the_callers_back_surfaces_at_a_later_check(tmp_path, h
 
 
 def test_a_bug_in_the_writer_is_not_mistaken_for_a_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("meristem.train.checkpoint.save_file", lambda *a: 1 / 0)
+    monkeypatch.setattr("meristem.train.pieces.save_file", lambda *a: 1 / 0)
     c = Checkpoints(tmp_path)
     c.save(1, state(1), {})
     with pytest.raises(ZeroDivisionError):

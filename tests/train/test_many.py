@@ -20,7 +20,8 @@ from meristem.train import hooks, many
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.many import spread
 from meristem.train.mesh import connect, join, refuse_uneven
-from meristem.train.processes import Elsewhere, One
+from meristem.train.pieces import Share
+from meristem.train.processes import One
 from meristem.train.trainer import Trainer, recompute_blocks
 from tests.train.processes import spawned
 
@@ -67,7 +68,8 @@ def trainer_of(mesh: str, family: str, folder: Path | None = None, micro: int = 
     one = Mesh.of(mesh).world == 1
     processes = One() if one else spread(objective, config, join(Mesh.of(mesh)))
     first = one or dist.get_rank() == 0
-    checkpoints = None if folder is None else Checkpoints(folder) if first else Elsewhere()
+    checkpoints = None if folder is None else Checkpoints(folder, processes=Mesh.of(mesh).world) if first else \
+        Share(folder, dist.get_rank())
     rows = functools.partial(pairs if family == "t5" else source, micro=micro)
     return Trainer(objective, rows, config, checkpoints=checkpoints, processes=processes)
 
@@ -280,6 +282,19 @@ def test_the_number_of_processes_must_be_that_of_the_mesh(monkeypatch):
 
 def only_runs(cases: list[tuple[str, str, dict]]) -> list[list[float]]:
     return [run(mesh, family, **train) for mesh, family, train in cases]
+
+
+def resumed(meshes: list[str], folder: str) -> list[float]:
+    """One run that goes on for a few steps on each mesh in turn, from the pieces the one before has left."""
+    return [number for i, mesh in enumerate(meshes) for number in go_on(mesh, folder, 6 + 2 * i)]
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_from_the_pieces_of_other_four(tmp_path):
+    meshes = ["dp=4", "dp=2,tp=2", "cp=2,tp=2", "dp=4"]
+    before = go_on("", str(tmp_path / "checkpoints"), 4)
+    ranks = spawned(4, resumed, tmp_path, meshes, str(tmp_path / "checkpoints"))
+    assert [*before, *ranks[0]] == pytest.approx(run("", "llama", guard=False)[::2], abs=1e-5)
 
 
 @pytest.mark.slow
