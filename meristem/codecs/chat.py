@@ -34,10 +34,25 @@ from meristem.core.errors import MachineError, RequestError
 FILE = "chat_template.jinja"
 FOLDER = "additional_chat_templates"    # NAME.jinja, where a model has several
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
-CHATML = """{%- for message in messages %}
+CHATML = """{%- if tools %}
+    {{- '<|im_start|>system\\nTools:\\n' }}
+    {%- for tool in tools %}
+        {{- tool | tojson + '\\n' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
     {{- '<|im_start|>' + message['role'] + '\\n' }}
     {%- if message['role'] == 'assistant' %}
-        {%- generation %}{{- message['content'] + '<|im_end|>' }}{%- endgeneration %}
+        {%- generation %}
+        {%- if message['content'] %}
+            {{- message['content'] + '' }}
+        {%- endif %}
+        {%- for call in message['tool_calls'] or [] %}
+            {{- '<tool_call>' + call['function'] | tojson + '</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>' }}
+        {%- endgeneration %}
     {%- else %}
         {{- message['content'] + '<|im_end|>' }}
     {%- endif %}
@@ -175,6 +190,13 @@ def load(folder: Path) -> Chat | None:
     named = {key: value["content"] if isinstance(value, dict) and "content" in value else value
              for key, value in config.items() if key.endswith("_token")}
     return Chat(template, tokenizer, {key: value for key, value in named.items() if isinstance(value, str)})
+
+
+def usual(codec: base.Codec) -> Chat | None:
+    """CHATML for a codec that has its special tokens, else None."""
+    if not isinstance(codec, base.Fast) or any(token not in codec.special for token in CHATML_TOKENS):
+        return None
+    return Chat(CHATML, Tokenizer.from_str(codec.tokenizer.to_str()), {})
 
 
 def read(folder: Path, config: Mapping[str, Any]) -> str:

@@ -36,6 +36,12 @@ def uniform(keys: np.ndarray, place: int) -> np.ndarray:
     return (mixed >> np.uint64(11)) * 2.0**-53
 
 
+def later(keys: np.ndarray, places: int) -> np.ndarray:
+    """The streams of `keys` from so many places on: `uniform(later(keys, n), place)` is `uniform(keys, n + place)`."""
+    with np.errstate(over="ignore"):
+        return keys + np.uint64(places) * np.uint64(0x9E3779B97F4A7C15)
+
+
 def _feistel(x: np.ndarray, half: int, mask: np.uint64, keys: np.ndarray) -> np.ndarray:
     left, right = x >> np.uint64(half), x & mask
     for key in keys:

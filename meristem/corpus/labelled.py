@@ -7,6 +7,8 @@
     {"image": "emoji/1f600.png", "text": "grinning face"}                       # a picture beside the file, a caption
     {"image": "a.png", "masks": "a.masks.png", "objects": [{"name": "dog", "regions": [1, 4]}]}     # what lies where
     {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
+    {"messages": [{"role": "user", "content": "Hi"}, ...]}                      # conversations (corpus.dialogues)
+    {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}                        # which of two answers is better
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
@@ -24,7 +26,7 @@ from typing import Any, Protocol
 from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.random import seed_of
-from meristem.corpus import licence, pictures
+from meristem.corpus import dialogues, licence, pictures
 from meristem.corpus.store import FIELDS, LEDGER, SPLITS, SUMMARY, Corpus, line
 
 INSIDE = ("split", "file", "map")       # of a row while the corpus is made: where it goes, the files that it names
@@ -101,7 +103,8 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
                 "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)), "seen": _size(seen),
                 "kinds": {"labelled": total}, "licences": {rows[0]["licence"]: total}, "rules": ranges,
                 "dropped": {rule: {"documents": n, "bytes": 0} for rule, n in dropped.items() if n},
-                "labels": sorted({label for row in rows for label in row.get("labels", [row.get("label")]) if label})})
+                "labels": sorted({label for row in rows for label in row.get("labels", [row.get("label")])
+                                  if isinstance(label, str) and label})})
     except OSError as error:
         raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}") from error
     return Corpus.open(out)
@@ -171,6 +174,14 @@ def _read(path: Path) -> Iterator[Row]:
     root = path if path.is_dir() else path.parent
     terms = licence.of_folder(root) or licence.UNKNOWN
     for place, row in _rows(path):
+        if isinstance(row, dict) and dialogues.is_dialogue(row):
+            made = dialogues.normal(row)
+            if isinstance(made, str):
+                raise RequestError(f"{place}: {made}")
+            key = files.digest_bytes(json.dumps(made, sort_keys=True))
+            yield {"id": key, "path": place.removeprefix(f"{path.parent}/"), "kind": "labelled", "licence": terms,
+                   **made}
+            continue
         if problem := _problem(row):
             raise RequestError(f"{place}: {problem}")
         kept = {key: row[key] for key in FIELDS if key in row}

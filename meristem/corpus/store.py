@@ -21,7 +21,7 @@ from meristem.core.types import Document
 SPLITS = ("train", "validation", "test")
 # What a document may have; all but text come from corpus.labelled.
 FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots", "image",
-          "masks", "objects")
+          "masks", "objects", "messages", "tools", "prompt", "completion", "chosen", "rejected")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 
 

@@ -41,13 +41,16 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
              on_token: Callable[[int, int], bool | None] | None = None, draft: nn.Module | None = None,
              grammars: Sequence[Control] = (),
              ends: Callable[[int, list[int]], bool] | None = None,
-             source: Sequence[np.ndarray] | None = None) -> list[Generation]:
+             source: Sequence[np.ndarray] | None = None, copies: int = 1,
+             keys: np.ndarray | None = None) -> list[Generation]:
     """Up to `length` tokens after each prompt (ids), until a token of `stop`; the default is greedy.
 
     The common settings may be given by name, over those of `sampling`. `on_token(row, token)` is called as tokens
     appear and ends its row by returning True; `ends(row, tokens)` says whether a candidate of beam search, whose tokens
     appear only when all is done, is complete. `draft` guesses for `sampling.ahead`; without one, prompt look-up does.
     `grammars` holds one control a row. An encoder-decoder reads `source`, and its prompts begin its answers.
+    `copies`: so many answers to each prompt, which is read once; they stand side by side. `keys` names each answer's
+    random numbers (`core.random.uniform`; by default those of the seed and its row). Neither goes with beams or ahead.
     RequestError for an empty prompt, one that leaves no room in the model's context, or numbers outside their range.
     """
     given: dict[str, Any] = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -55,24 +58,32 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
     if sampling.stop or sampling.regex is not None or sampling.schema is not None:
         raise RequestError("stop texts and grammars need a tokenizer: call generate.text.complete")
     check(module, prompts, sampling)
-    controls = controls_of(module, prompts, sampling, grammars)
+    if (copies > 1 or keys is not None) and (sampling.beams > 1 or sampling.ahead or source or grammars):
+        raise RequestError("copies and keys go with plain sampling: no beams, ahead, source or grammars")
+    controls = controls_of(module, [prompt for prompt in prompts for _ in range(copies)], sampling, grammars)
     with evaluating(module), evaluating(draft or module), decoding(module), decoding(draft or module):
         read = Source(module, source) if source else None
         if sampling.beams > 1:
             return beam.search(module, prompts, sampling, stop, on_token, controls, ends, read)
         if sampling.ahead:
             return speculative.decode(module, prompts, sampling, stop, on_token, controls, draft, read)
-        return _decode(module, prompts, sampling, stop, on_token, controls, read)
+        return _decode(module, prompts, sampling, stop, on_token, controls, read, keys)
 
 
 def _decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
             on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
-            source: Source | None) -> list[Generation]:
-    out = [Generation() for _ in prompts]
-    keys = np.array([seed_of(sampling.seed, "row", row) for row in range(len(prompts))], dtype=np.uint64)
-    rows = np.arange(len(prompts))                             # which prompts are still going
+            source: Source | None, keys: np.ndarray | None) -> list[Generation]:
+    out = [Generation() for _ in controls]
+    if keys is None:
+        keys = np.array([seed_of(sampling.seed, "row", row) for row in range(len(out))], dtype=np.uint64)
+    rows = np.arange(len(out))                                 # which are still going
     at = torch.tensor([len(p) for p in prompts])               # the position of each row's next token
     cache, logits = prefill(module, prompts, sampling.length, source)
+    if len(out) > len(prompts):
+        whose = torch.arange(len(out)) // (len(out) // len(prompts))
+        at, logits = at[whose], logits[whose]
+        for layer in cache:
+            layer.keep(whose)
     for place in range(sampling.length):
         total, best = judged(logits)
         allowed, dead = steered(logits, controls)

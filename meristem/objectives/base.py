@@ -5,6 +5,7 @@ reference, a value head, a frozen autoencoder. So one optimizer sees every train
 everything. `inputs` and `score` are apart so that a pipeline can run the model between them on other processes.
 """
 import abc
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +13,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from meristem.codecs.base import Codec
+from meristem.codecs.chat import Chat
 from meristem.core import registry
 from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
+from meristem.data.conversations import Reader
 from meristem.generate.pictures import Painter
 from meristem.nn import moe
+
+GIVEN = ("codec", "reader")             # arguments of objectives that a run knows and nobody sets
 
 
 class Objective(nn.Module, abc.ABC):
@@ -26,6 +31,7 @@ class Objective(nn.Module, abc.ABC):
         super().__init__()
         self.model = model
         self.routed = moe.layers(model)
+        self.beside: tuple[nn.Module, ...] = ()                # frozen networks asked like the model, to the same bits
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -65,9 +71,13 @@ class Objective(nn.Module, abc.ABC):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """inputs -> model -> score; in training also the balance losses of mixture-of-experts layers (nn.moe)."""
-        loss, facts = self.score(self.model(**self.inputs(batch)), batch)
+        loss, facts = self.score(self.output(batch), batch)
         trained = [layer for layer in self.routed if layer.training]
         if not trained:
+    def output(self, batch: Batch) -> Any:
+        """What `score` is given: the model's output on `inputs`."""
+        return self.model(**self.inputs(batch))
+
             return loss, facts
         (owed, balance), weight = moe.settle(trained), self.weight(batch)
         return loss + owed * weight, {**facts, "balance": balance * weight}
@@ -81,14 +91,29 @@ class Objective(nn.Module, abc.ABC):
         moe.adjust(self.routed, move=False)
 
 
-def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None) -> Objective:
+def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None,
+         chat: Chat | None = None) -> Objective:
     """The objective class of `objectives/<name>.py` around `model`; `fields` are its keyword arguments.
 
     One that has a parameter `codec` is given the run's. RequestError for a field that it does not have.
+    def kept(self) -> dict[str, Tensor]:
+        """What a finished run keeps beside the model: a reward model's head."""
+        return {}
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy of a model as it is now, in which whatever is not trained is the same memory (LoRA's base).
+
+    Its weights keep asking for gradients, that nobody reads: compiled without them it would round otherwise, and a
+    policy must equal its reference to the bit at the first step. Hold it in a tuple, so that it is not saved.
+    """
+    return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
+
     """
     kind = getattr(registry.load("objectives", name), name.title().replace("_", ""))
     asked = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "model")]
-    if unknown := [key for key in fields if key not in asked or key == "codec"]:
+    if unknown := [key for key in fields if key not in asked or key in GIVEN]:
         raise RequestError(f"no field {unknown[0]!r} in objective {name}; "
-                           f"{nearest(unknown[0], [key for key in asked if key != 'codec'])}")
-    return kind(model, **({"codec": codec} if "codec" in asked else {}), **fields)
+                           f"{nearest(unknown[0], [key for key in asked if key not in GIVEN])}")
+    given = {"codec": codec, "reader": Reader(codec, chat) if codec else None}
+    return kind(model, **{key: value for key, value in given.items() if key in asked}, **fields)

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from meristem.adapt import lora
 from meristem.codecs import load as load_codec
 from meristem.codecs.base import Codec
-from meristem.codecs.chat import Chat
+from meristem.codecs.chat import Chat, usual
 from meristem.core import machine, registry
 from meristem.core.config import Part, build, flat, from_dict, known, to_dict
 from meristem.core.errors import MachineError, RequestError
@@ -42,6 +43,7 @@ from meristem.hub.cache import lasting
 from meristem.nn.attention import two_way
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
+from meristem.objectives.reward import HEAD, WEIGHTS
 from meristem.plan.cost import BACKWARD, Cost, flops_of
 from meristem.plan.energy import Meter
 from meristem.train import groups, hooks, painting, preflight
@@ -52,7 +54,7 @@ from meristem.train.memory import explained
 from meristem.train.mesh import ALONE, World, connect
 from meristem.train.pieces import Share
 from meristem.train.processes import One
-from meristem.train.sources import Source, apart, held_out_of, source_of
+from meristem.train.sources import DIALOGUES, Source, apart, held_out_of, source_of
 from meristem.train.trainer import Trainer, compile_regions, recompute_blocks
 from meristem.train.watch import FAILURES, Watch, crashes
 
@@ -282,11 +284,12 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         lora.apply(module, **run.adapt.fields, seed=seed_of(run.seed, "adapter"))
     shards = tokenise(corpus, codec, progress)
     compute_in(module, getattr(torch, run.train.dtype))
-    objective = objective_of(run.objective, module, codec)
-    source = source_of(run, corpus, codec, shards, "train", objective)
-    held_out = apart(run, held_out_of(run, corpus, codec, shards, objective), codec.end)
+    chat = (loaded.chat if loaded else None) or (usual(codec) if run.data.examples in DIALOGUES else None)
+    objective = objective_of(run.objective, module, codec, chat)
+    source = source_of(run, corpus, codec, shards, "train", objective, chat)
+    held_out = apart(run, held_out_of(run, corpus, codec, shards, objective, chat), codec.end)
     return Parts(run, corpus, codec, shards, family, config, objective,
-                 lambda step: apart(run, source(step), codec.end), held_out, base_hash, loaded.chat if loaded else None)
+                 lambda step: apart(run, source(step), codec.end), held_out, base_hash, chat)
 
 
 def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -313,9 +316,9 @@ def other_head(family: str, config: Any, module: torch.nn.Module,
     return config, made
 
 
-def objective_of(part: Part, module: torch.nn.Module, codec: Codec) -> Objective:
-    """The objective class of `objectives/<name>.py` around `module`, which is told what it asks of the codec."""
-    return make(part.name, module, part.fields, codec)
+def objective_of(part: Part, module: torch.nn.Module, codec: Codec, chat: Chat | None = None) -> Objective:
+    """The objective class of `objectives/<name>.py` around `module`, which is told what it asks of codec and chat."""
+    return make(part.name, module, part.fields, codec, chat)
 
 
 def reads(config: Any) -> bool:
@@ -450,6 +453,9 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
     codec = parts.codec if reads(parts.config) else None
     hf.save(folder / "model", parts.family, parts.config, model, codec, lineage, parts.chat)
+    if head := parts.objective.kept():
+        with committed(folder / HEAD) as tmp:
+            save_file(head, tmp / WEIGHTS)
     read = facts["step"] * t.batch * t.context                 # "tokens" counts those that were trained on
     write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation", "goodput")},
                                  "fit_seconds": seconds, "train_seconds": facts["seconds"],

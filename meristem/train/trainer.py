@@ -223,12 +223,13 @@ def compile_regions(objective: Objective) -> None:
     """
     torch._dynamo.reset()
     inside: set[nn.Module] = set()
-    for module in objective.model.modules():
+    every = [module for network in (objective.model, *objective.beside) for module in network.modules()]
+    for module in every:
         if isinstance(module, nn.ModuleList):
             for block in module:
                 block.compile(dynamic=False)
                 inside.update(block.modules())
-    for module in objective.model.modules():
+    for module in every:
         if isinstance(module, RMSNorm | LayerNorm) and module not in inside:
             module.compile(dynamic=False)                      # the last norm alone took 12 % of a step uncompiled
     objective.score = torch.compile(objective.score, dynamic=False)        # type: ignore[method-assign]
