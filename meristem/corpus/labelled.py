@@ -14,7 +14,7 @@
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
 row, only its exact copies are, unless a `sieve` is given (data.sieve, for pictures). The result is an ordinary corpus: its text can be pretrained on as well.
 `data.corpus=reviews.jsonl` makes it beside the file and uses it. A folder of pictures is such a file, too: those in
-`cats/` have the label "cats", and `a.txt` is the caption of `a.png`.
+`cats/` have the label "cats", and `a.txt` is the caption of `a.png`; and so is a tar in WebDataset form.
 """
 import json
 from collections import Counter
@@ -56,10 +56,10 @@ class Sieve(Protocol):
 
 
 def is_labelled(path: Path) -> bool:
-    """Whether a path is a file of rows, or a folder of such files or of pictures that is no corpus yet."""
+    """Whether a path is a file of rows, a tar, or a folder of such files or of pictures that is no corpus yet."""
     if path.is_dir():
         return not (path / SUMMARY).exists() and ((path / "train.jsonl").is_file() or pictures.is_folder(path))
-    return path.suffix == ".jsonl" and path.is_file()
+    return pictures.is_tar(path) or (path.suffix == ".jsonl" and path.is_file())
 
 
 def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve | None = None) -> Corpus:
@@ -81,7 +81,7 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
         if there.summary.get("state") == state:
             return there
     seen, copies = _place(given, seed)
-    root = path if path.is_dir() else path.parent
+    root = pictures.root_of(path)
     left_out = sieve.judge(seen, root) if sieve else {}
     rows = [row for row in seen if row["id"] not in left_out]
     found = {split: [row for row in rows if row["split"] == split] for split in SPLITS}
@@ -137,14 +137,14 @@ def _ledger(rows: list[Row], left_out: dict[str, Drop]) -> Iterator[str]:
 
 def _state(path: Path) -> str:
     """What a file holds; of the pictures that it names, or that a folder holds, names, sizes and dates."""
-    root, text = (path, "") if path.is_dir() else (path.parent, files.digest(path))
+    root, text = (pictures.root_of(path), "" if path.is_dir() else files.digest(path))
     named = [row.get(key) for _, row in _rows(path) if isinstance(row, dict) for key in ("image", "masks")]
     found = [(name, (root / name).stat()) for name in named if isinstance(name, str) and (root / name).is_file()]
     return files.digest_bytes(text, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
 
 def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
-    """Picture and caption of each row, for the split's tar."""
+    """Picture, label map and caption of each row, for the split's tar."""
     for row in rows:
         if "image" in row:
             yield row["image"], pictures.bytes_of(row, root, "file")
@@ -155,7 +155,7 @@ def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Every row with the place that error lines name."""
-    if path.is_dir():
+    if path.is_dir() or pictures.is_tar(path):
         yield from ((f"{path / row['image']}", row) for row in pictures.rows_of(path))
         return
     try:
@@ -171,8 +171,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _read(path: Path) -> Iterator[Row]:
-    root = path if path.is_dir() else path.parent
-    terms = licence.of_folder(root) or licence.UNKNOWN
+    root = pictures.root_of(path)
+    terms = licence.of_folder(root if root.is_dir() else root.parent) or licence.UNKNOWN
     for place, row in _rows(path):
         if isinstance(row, dict) and dialogues.is_dialogue(row):
             made = dialogues.normal(row)

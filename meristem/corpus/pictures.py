@@ -6,7 +6,9 @@ a name like `../../x` reaches no file. The corpus's MANIFEST.json holds the size
 
     images = Tar(corpus.folder / "train.tar"); images["3f2a.png"]           # bytes
     for row in rows_of(Path("animals")): ...                                # a folder of classes as labelled rows
+    for row in rows_of(Path("pairs.tar")): ...                              # somebody else's tar in that form
 """
+import functools
 import io
 import json
 import tarfile
@@ -58,6 +60,16 @@ def write(path: Path, rows: Iterator[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(raw))
 
 
+def is_tar(path: Path) -> bool:
+    """Whether a path is a tar file by its name; what is in it shows when it is read."""
+    return path.suffix == ".tar" and path.is_file()
+
+
+def root_of(path: Path) -> Path:
+    """Where the pictures of a folder, a tar or a file of rows lie: in it, or beside it."""
+    return path if path.is_dir() or is_tar(path) else path.parent
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder holds pictures, or folders of pictures named by class."""
     return path.is_dir() and next(_files(path), None) is not None
@@ -66,9 +78,14 @@ def is_folder(path: Path) -> bool:
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """A folder's pictures as labelled rows, sorted: the class is the folder below `path` that a picture lies in.
 
+    In a tar, members of one name belong together (WebDataset): `.txt` is the caption, `.cls` the class, and `.json` may
+    say both ("text" or "caption", "label").
     A caption stands beside its picture in a .txt file of the same name, as in an unpacked WebDataset, and the label map
     of `a.png` (a number a pixel: which thing lies there) in `a.masks.png`.
     """
+    if not path.is_dir():
+        yield from _rows_of_tar(_opened(path, path.stat().st_mtime_ns))
+        return
     for file in sorted(_files(path)):
         inside = file.relative_to(path)
         if file.name.endswith(MASKS):
@@ -89,6 +106,11 @@ def bytes_of(row: Mapping[str, Any], root: Path, key: str = "image") -> bytes:
     name = row[key]
     if not isinstance(name, str) or not name.lower().endswith(EXTENSIONS):
         raise ValueError(f"{key} is a file name that ends in {', '.join(EXTENSIONS)}")
+    if not root.is_dir():
+        tar = _opened(root, root.stat().st_mtime_ns)
+        if name not in tar:
+            raise ValueError(f"{root} has no {json.dumps(name)} of at most {LARGEST >> 20} MiB")
+        return tar[name]
     file = root / name
     if not file.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{key} {json.dumps(name)} lies outside {root}")
@@ -129,13 +151,61 @@ def _caption(path: Path) -> str:
     """A caption; RequestError when it is none."""
     try:
         with open(path, "rb") as f:
-            raw = f.read(LONGEST + 1)
-        text = raw.decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+            return _words(f.read(LONGEST + 1), str(path))
+    except OSError as error:
         raise RequestError(f"{path} is no caption that can be read: {error}") from None
+
+
+def _words(raw: bytes, place: str) -> str:
     if len(raw) > LONGEST:
-        raise RequestError(f"{path} is no caption: it is larger than {LONGEST >> 10} KiB")
-    return text
+        raise RequestError(f"{place} is no caption: it is larger than {LONGEST >> 10} KiB")
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{place} is no caption that can be read: {error}") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: Path, changed: int) -> Tar:
+    """The index of a tar; one that has changed since is read anew."""
+    return Tar(path)
+
+
+def _rows_of_tar(tar: Tar) -> Iterator[dict[str, Any]]:
+    """A row a picture, in the order of the members."""
+    keys = {name: _key(name) for name in tar}
+    beside: dict[str, dict[str, str]] = {}
+    for name, (key, kind) in keys.items():
+        beside.setdefault(key, {})[kind] = name
+    for name, (key, kind) in keys.items():
+        if kind not in EXTENSIONS:
+            continue
+        row: dict[str, Any] = {"image": name}
+        if about := beside[key].get(".json"):
+            row |= _said(_words(tar[about], f"{tar.path}: {about}"), f"{tar.path}: {about}")
+        for field, ending in (("text", ".txt"), ("label", ".cls")):
+            if other := beside[key].get(ending):
+                row[field] = _words(tar[other], f"{tar.path}: {other}")
+        yield row
+
+
+def _said(text: str, place: str) -> dict[str, Any]:
+    """Caption and class of a JSON object beside a picture."""
+    try:
+        tree = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RequestError(f"{place}: {error}") from None
+    if not isinstance(tree, dict):
+        return {}
+    found = {"text": tree.get("text", tree.get("caption")), "label": tree.get("label")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _key(name: str) -> tuple[str, str]:
+    """WebDataset's key and kind of a member: everything before and from the first dot of its last part."""
+    folder, slash, last = name.rpartition("/")
+    stem, dot, ending = last.partition(".")
+    return folder + slash + stem, (dot + ending).lower()
 
 
 def _files(path: Path) -> Iterator[Path]:

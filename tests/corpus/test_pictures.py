@@ -120,6 +120,35 @@ def test_links_lead_nowhere(animals: Path, tmp_path: Path) -> None:
     assert len(rows) == 40 and not any("secret" in d.text for d in rows)
 
 
+def test_a_tar_of_somebody_else(animals: Path, tmp_path: Path) -> None:
+    """The corpus's own tars, and one with classes and JSON, as WebDataset's readers know them."""
+    corpus = labelled(animals)
+    again = labelled(corpus.folder / "train.tar", tmp_path / "again")
+    train = {d.text: d.fields["image"] for d in corpus.documents("train") if d.text}
+    found = [d for split in ("train", "validation", "test") for d in again.documents(split)]
+    assert {d.text for d in found if d.text} == set(train) and len(found) == len(list(corpus.documents("train")))
+    with tarfile.open(tmp_path / "pairs.tar", "w") as tar:
+        for i in range(30):
+            parts = {"jpg.png": colour(i, 0, 0), "png": colour(i, i, 0), "json": json.dumps(
+                {"caption": f"number {i}", "label": "old"}).encode(), "cls": str(i % 3).encode()}
+            for kind, raw in parts.items():
+                member = tarfile.TarInfo(f"../a.b/{i:03}.{kind}")
+                member.size = len(raw)
+                tar.addfile(member, io.BytesIO(raw))
+    pairs = labelled(tmp_path / "pairs.tar")
+    assert pairs.summary["labels"] == ["0", "1", "2"] and pairs.summary["seen"]["documents"] == 30
+    rows = [(d.text, d.fields["label"]) for s in ("train", "validation", "test") for d in pairs.documents(s)]
+    assert sorted(rows) == sorted((f"number {i}", str(i % 3)) for i in range(30))
+    assert labelled(tmp_path / "pairs.tar").hash == pairs.hash
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        for name, raw in (("a.png", colour(1, 2, 3)), ("a.json", b"{")):
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            tar.addfile(member, io.BytesIO(raw))
+    with pytest.raises(RequestError, match=r"odd.tar: a.json: "):
+        labelled(tmp_path / "odd.tar")
+
+
 def test_scenes_are_what_their_captions_say(tmp_path: Path) -> None:
     kind = scenes.Scenes(documents=300, side=24)
     new = set(kind.unseen())

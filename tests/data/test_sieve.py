@@ -44,10 +44,10 @@ def again(pixels: np.ndarray, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["jpeg", "smaller", "brighter"])
 def test_a_copy_of_other_bytes_is_found_and_other_pictures_are_not(kind: str) -> None:
     seen = phash.Seen()
-    assert [seen.twin(str(n), small(scene(n))) for n in range(80)] == [None] * 80
-    twins = [seen.twin("new", small(again(scene(n), kind))) for n in range(80)]
+    assert [seen.twin(str(n), small(scene(n))) for n in range(50)] == [None] * 50
+    twins = [seen.twin("new", small(again(scene(n), kind))) for n in range(50)]
     found = [(str(n), twin[0]) for n, twin in enumerate(twins) if twin]
-    assert len(found) >= 78 and all(one == other for one, other in found)      # FLIPS are measured for 99 of 100
+    assert len(found) >= 49 and all(one == other for one, other in found)      # FLIPS are measured for 99 of 100
 
 
 def test_the_same_shape_in_another_colour_is_no_copy() -> None:

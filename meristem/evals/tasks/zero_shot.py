@@ -40,7 +40,7 @@ class ZeroShot(Compared):
 
     name, version, count = "zero_shot", 1, 10_000
     metrics = (SHARE, *ALONE, SPREAD)
-    templates = TEMPLATES
+    templates: tuple[str, ...] = TEMPLATES
 
     def reading(self, file: Path) -> "ZeroShot":
         """With a file's templates; RequestError for a line without {}."""
