@@ -12,7 +12,8 @@
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
-row, only its exact copies are, unless a `sieve` is given (data.sieve, for pictures). The result is an ordinary corpus: its text can be pretrained on as well.
+row, only its exact copies are, unless a `sieve` is given (data.sieve, for pictures). The result is an ordinary corpus:
+its text can be pretrained on as well.
 `data.corpus=reviews.jsonl` makes it beside the file and uses it. A folder of pictures is such a file, too: those in
 `cats/` have the label "cats", and `a.txt` is the caption of `a.png`; and so is a tar in WebDataset form.
 """
