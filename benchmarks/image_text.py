@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import random
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from typing import Any
 from meristem.core.config import parse_edits, to_dict
 from meristem.corpus.labelled import labelled
 from meristem.corpus.store import Corpus
+from meristem.data import digits
+from meristem.data.sieve import Sieve
 from meristem.evals.run import evaluate
 from meristem.evals.subject import Subject
 from meristem.recipes import resolve
@@ -115,6 +118,97 @@ def tones(a: argparse.Namespace, edits: Row) -> None:
                   label=label)
 
 
+def strings(a: argparse.Namespace, edits: Row) -> None:
+    """B27: numbers of three real digits, none of them in training; before and after it was shown any string."""
+    root = a.out / "digits"
+    single, triple = (digits.make(root / name, fields) for name, fields in (
+        ("single", {}), ("triple", {"places": 3, "documents": 6000, "seed": a.seed})))
+    base = fit("clip", single, a, {**edits, "train.steps": 200}, root / "base")
+    judge(base, single, ["zero_shot"], part="one digit", model="digits")
+    judge(base, triple, ["zero_shot", "retrieval"], part="three digits", model="digits: zero-shot")
+    tuned = fit("clip", triple, a, {**edits, "base": str(base)}, root / "tuned")
+    judge(tuned, triple, ["zero_shot", "retrieval"], part="three digits", model="fine-tuned on other strings")
+
+
+def cards(a: argparse.Namespace, edits: Row) -> None:
+    """B24: playing cards of four designs; twelve of the 52 are shown in none, and told apart by their names."""
+    names = {f"{suit}_{rank}": f"{RANKS.get(rank, rank)} of {SUITS[suit]}"
+             for suit in SUITS for rank in ("a", "j", "q", "k", *map(str, range(2, 11)))}
+    rng, train, test, pictures = random.Random(a.seed), list[Row](), list[Row](), dict[str, bytes]()
+    held = {f"{suit}_{rank}" for suit in SUITS for rank in rng.sample([*RANKS, *map(str, range(2, 11))], 3)}
+    for design in ("white", "simple", "bordered", "ornamental"):
+        for key, name in names.items():
+            file = f"{design}_{key}.png"
+            raw = (a.clipart / "recreation" / "games" / "cards" / design / file).read_bytes()
+            for number, picture in enumerate(moved(raw, rng, 1 if key in held else 12)):
+                pictures[f"{number}-{file}"] = picture
+                row = {"image": f"{number}-{file}", "text": name, "label": name}
+                (test if key in held else train).append(row)
+    rng.shuffle(train)
+    root, held_out = a.out / "cards", len(train) // 20
+    print(json.dumps({"train": len(train) - held_out, "test": len(test), "unseen cards": len(held)}))
+    corpus = labelled(write(root / "rows", pictures, train=train[held_out:], validation=train[:held_out], test=test))
+    judge(fit("clip", corpus, a, edits, root / "run"), corpus, ["zero_shot", "retrieval"], part="unseen cards")
+
+
+def moved(raw: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
+    """A picture on white, as it is, then slightly turned, scaled and shifted."""
+    from PIL import Image
+    with Image.open(io.BytesIO(raw)) as opened:
+        picture = opened.convert("RGBA")
+    side = max(picture.size)
+    ground = Image.new("RGBA", (side, side), "white")
+    ground.alpha_composite(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    plain = ground.convert("RGB").resize((96, 96), Image.Resampling.LANCZOS)
+    for number in range(count):
+        angle, scale, dx, dy = (rng.uniform(-6, 6), rng.uniform(0.9, 1.1), rng.uniform(-4, 4), rng.uniform(-4, 4))
+        made = plain if not number else plain.rotate(angle, Image.Resampling.BICUBIC, translate=(dx, dy),
+                                                     fillcolor="white").resize((round(96 * scale),) * 2)
+        out = io.BytesIO()
+        made.save(out, format="PNG")
+        yield out.getvalue()
+
+
+def animals(a: argparse.Namespace, edits: Row) -> None:
+    """I7, F8: clip art and emoji with their names, sifted; dogs from cats and five kinds of animals, kept out of it."""
+    kinds = {"dogs": "dog", "housecats": "cat", "birds": "bird", "bugs": "bug", "fish": "fish", "dinosaurs": "dinosaur"}
+    rng, train, test, pictures = random.Random(a.seed), list[Row](), list[Row](), dict[str, bytes]()
+    for file in sorted(a.clipart.rglob("*.png")):
+        inside = file.relative_to(a.clipart)
+        if inside.parts[0] == "shapes" or file.stat().st_size > 1 << 20:       # 1,378 stars; drawings of a second each
+            continue
+        name = str(inside).replace("/", "-")
+        kind = next((kinds[part] for part in inside.parts if part in kinds), "")
+        kind = kind or ("dog" if file.name.startswith("dog_") else "cat" if "cat_" in file.name else "")
+        caption = " ".join([kind or inside.parts[-2].replace("_", " "), words(file.stem)]).strip()
+        row = {"image": name, "text": caption}
+        pictures[name] = file.read_bytes()
+        if kind and inside.parts[0] == "animals" and rng.random() < 0.5:
+            test.append({**row, "text": kind, "label": kind})
+        else:
+            train.append(row)
+    for row, raw in emoji(a.emoji):
+        pictures[row["file"]] = raw
+        train.append({"image": row["file"], "text": row["caption"]})
+    rng.shuffle(train)
+    root, held = a.out / "animals", len(train) // 20
+    folder = write(root / "rows", pictures, train=train[held:], validation=train[:held], test=test)
+    corpus = labelled(folder, root / "corpus", sieve=Sieve())
+    print(json.dumps({"seen": corpus.summary["seen"], "dropped": corpus.summary["dropped"],
+                      "splits": corpus.summary["splits"]}))
+    run = fit("clip", corpus, a, edits, root / "run")
+    judge(run, corpus, ["zero_shot", "linear_probe"], part="kinds of animals")
+    pets = [row for row in test if row["label"] in ("dog", "cat")]
+    judge(run, labelled(write(root / "pets", pictures, train=train[held:], validation=train[:held], test=pets)),
+          ["zero_shot"], part="dogs and cats")
+
+
+def words(stem: str) -> str:
+    """The words of a clip art's name without its author and number: what stands before the last two parts."""
+    parts = [part for part in re.split(r"[_\W]+", stem.lower()) if part and not part.isdigit()]
+    return " ".join(parts[:3])
+
+
 def fit(recipe: str, corpus: Corpus, a: argparse.Namespace, edits: Row, out: Path) -> Path:
     """Train a recipe on a corpus; prints CPU seconds, parameters and the last losses."""
     run, _ = resolve(recipe, {"data.corpus": str(corpus.folder), "seed": a.seed, **edits})
@@ -152,7 +246,8 @@ def main() -> None:
     PARTS[a.part](a, parse_edits(a.edits))
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Row], None]] = {"tones": tones}
+PARTS: dict[str, Callable[[argparse.Namespace, Row], None]] = {
+    "tones": tones, "digits": strings, "cards": cards, "animals": animals}
 
 if __name__ == "__main__":
     main()
