@@ -18,7 +18,8 @@ PICTURES = "pictures:"
 def curate(
     paths: Annotated[list[Path], typer.Argument(
         metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
-        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, objects, digits); "
+        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, objects, digits,"
+        " strokes, cues); "
         "pictures:PATH is a folder of pictures, or rows with an image, to be sifted.",
         show_default=False)],
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
@@ -41,7 +42,7 @@ def curate(
     from meristem.corpus.find import standard_library
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
-        if name in ("scenes", "objects", "digits", "strokes"):
+        if name in ("scenes", "objects", "digits", "strokes", "cues"):
             return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
     if str(paths[0]).startswith(PICTURES):

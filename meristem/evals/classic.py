@@ -6,6 +6,7 @@ forest (Breiman 2001) is scikit-learn's and is left out where that is not instal
     logistic = Logistic.fit(x, classes, count); logistic.classes(more)
 """
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from meristem.core.random import seed_of
 from meristem.evals.base import Baseline, Item, Outcome
 from meristem.evals.pictures import Seen, numbers, raw
 
-TREES = 200
+TREES = 100
 ROUNDS = 60                             # L-BFGS iterations; more changed no digit of the shares here
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)       # times the squared weights over the number of rows
 
@@ -71,11 +72,13 @@ class Logistic:
 
 
 def forest(x: Float[Tensor, "N E"], classes: Int[Tensor, "N"], more: Float[Tensor, "M E"], seed: int) -> Tensor | None:
-    """What 200 trees say of `more`; None without scikit-learn."""
+    """What so many trees say of `more`; None without scikit-learn."""
     if importlib.util.find_spec("sklearn") is None:
         return None
     from sklearn.ensemble import RandomForestClassifier  # type: ignore[import-untyped]
-    trees = RandomForestClassifier(TREES, random_state=seed % 2**32).fit(x.numpy(), classes.numpy())
+    with warnings.catch_warnings():                            # ten labels of ten classes are meant to be classes
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        trees = RandomForestClassifier(TREES, random_state=seed % 2**32).fit(x.numpy(), classes.numpy())
     return torch.from_numpy(trees.predict(more.numpy()))
 
 

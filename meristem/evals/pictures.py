@@ -158,8 +158,9 @@ def vectors(module: nn.Module, pixels: UInt8[np.ndarray, "N C H W"]) -> Float[Te
 
 
 def raw(pixels: UInt8[np.ndarray, "N C H W"]) -> Float[Tensor, "N E"]:
-    """The numbers of the pictures themselves, from 0 to 1."""
-    return torch.from_numpy(np.array(pixels)).flatten(1).float() / 255
+    """The numbers of the pictures themselves, from 0 to 1; of pictures without colour one channel."""
+    grey = all((pixels[:, :1] == pixels[:, i:i + 1]).all() for i in range(1, pixels.shape[1]))
+    return torch.from_numpy(np.array(pixels[:, :1] if grey else pixels)).flatten(1).float() / 255
 
 
 def numbers(*columns: Sequence[str]) -> tuple[list[str], list[Tensor]]:

@@ -1,4 +1,4 @@
-"""Tasks about pictures: neighbours and probes find what is there, models without a text are asked, others are refused."""
+"""Tasks about pictures: neighbours and probes find what is there; models that read no text are asked too."""
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +7,13 @@ import torch
 
 from meristem.core.errors import RequestError
 from meristem.corpus.store import Corpus
-from meristem.data import scenes
+from meristem.data import cues, scenes
+from meristem.data.views import turned
 from meristem.evals import classic, run
+from meristem.evals.base import Item
 from meristem.evals.pictures import Seen, vectors
 from meristem.evals.subject import NoText, Subject
-from meristem.evals.tasks import knn
+from meristem.evals.tasks import cue_conflict, knn, linear_probe
 from meristem.models import gpt2, vit
 
 
@@ -19,6 +21,11 @@ from meristem.models import gpt2, vit
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     fields = {"documents": 160, "side": 16, "held_out": 0.0, "objects": 1}
     return scenes.make(tmp_path_factory.mktemp("scenes") / "corpus", fields)
+
+
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classic, "TREES", 3)
 
 
 @pytest.fixture
@@ -57,13 +64,17 @@ def test_a_constant_feature_counts_for_nothing() -> None:
     assert torch.equal(fitted.classes(x + torch.tensor([0, 0, 1e-6])), fitted.classes(x))
 
 
-def test_certificates_of_pictures_stand_beside_baselines(corpus: Corpus, subject: Subject) -> None:
+def test_certificates_of_pictures_stand_beside_baselines(corpus: Corpus, subject: Subject,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classic, "ROUNDS", 3)                  # 48 classes of 2,352 numbers, fitted fifty times
+    monkeypatch.setattr(linear_probe, "DRAWS", 1)
     [score] = run.evaluate(subject, corpus, ["knn"])
     assert score.n == 16 and score.baseline is not None and "pixels" in score.baseline.what
     assert [one.what.partition(" on")[0] for one in score.beside][0] == "logistic regression"
     assert score.contamination is not None and score.contamination.exact == 0
     assert run.read(subject.folder) == [score]
-    assert "knn" in {s.task for s in run.evaluate(subject, corpus)}, "a model that sees is asked what it can be asked"
+    asked = {s.task for s in run.evaluate(subject, corpus, limit=8)}
+    assert asked >= {"knn", "linear_probe"} and "classes" not in asked, "a model that sees is asked what it can be"
 
 
 def test_neighbours_of_the_labels_themselves_are_right(corpus: Corpus, subject: Subject,
@@ -95,3 +106,50 @@ def test_vectors_come_in_the_order_of_the_pictures(corpus: Corpus, subject: Subj
     whole = vectors(subject.module, pixels)
     some = vectors(subject.module, pixels[7:9])
     assert whole.shape == (len(pixels), 32) and torch.allclose(whole[7:9], some, atol=1e-5)
+
+
+def test_a_probe_learns_from_the_labels_that_it_is_given(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = np.array([0] * 30 + [1] * 5 + [2] * 10)
+    rows = linear_probe.chosen(classes, 18, 3)
+    assert len(set(rows)) == 18 and sorted(np.bincount(classes[rows])) == [5, 6, 7]
+    assert sorted(linear_probe.chosen(classes, 0, 3)) == list(range(45))
+    assert not np.array_equal(rows, linear_probe.chosen(classes, 18, 4))
+    x = torch.eye(3)[torch.from_numpy(classes)] + 0.1 * torch.randn(45, 3, generator=torch.Generator().manual_seed(0))
+    items = [Item("", "", str(c)) for c in (0, 1, 2, 2, 9)]
+    said = linear_probe.curve(x, [str(c) for c in classes], torch.eye(3)[[0, 1, 2, 0, 1]], items, 10, 0)
+    assert said == [1, 1, 1, 0, 0]
+
+
+def test_a_head_of_classes_is_asked_for_its_classes(corpus: Corpus, tmp_path: Path) -> None:
+    labels = tuple(corpus.summary["labels"])
+    module = vit.Model(vit.Config(image=16, patch=4, dim=32, layers=1, heads=2, head="image", labels=labels)).eval()
+    with torch.no_grad():
+        module.head.bias[5] = 1.0
+    [score] = run.evaluate(Subject(module, NoText(), "x", 0, folder=tmp_path / "run"), corpus, ["classes"])
+    assert score.value == np.mean([d.fields["label"] == labels[5] for d in corpus.documents("test")])
+    assert score.baseline is not None and "logistic" in score.baseline.what
+
+
+def test_a_model_that_goes_by_shape_is_seen_to(tmp_path: Path) -> None:
+    corpus = cues.make(tmp_path / "cues", {"documents": 120, "side": 16})
+    task = cue_conflict.TASK.on(corpus)
+    items = task.items(corpus, NoText(), 99, 0)
+    pairs = [item.answer.split("/") for item in items]
+    assert len(items) == 12 and all(a != b for a, b in pairs)
+    other = [next(s for s in scenes.SHAPES if s not in pair) for pair in pairs]
+    for answers, share, decided in (([a for a, _ in pairs], 1, 12), ([b for _, b in pairs], 0, 12),
+                                    ([a for a, _ in pairs[:3]] + [b for _, b in pairs[3:6]] + other[6:], 0.5, 6)):
+        found = cue_conflict._outcome(answers, items)
+        values, weights = found.values["shape_decisions"], found.weights["shape_decisions"]
+        assert sum(values) / sum(weights) == share and sum(weights) == sum(found.values["decided"]) == decided
+    assert not cue_conflict.TASK.items(scenes.make(tmp_path / "scenes", {"documents": 20, "side": 16}), NoText(), 9, 0)
+
+
+def test_turned_pictures_are_asked_at_every_angle(corpus: Corpus, subject: Subject) -> None:
+    images = torch.arange(16.0).reshape(1, 1, 4, 4)
+    torch.testing.assert_close(turned(images, 90), images.rot90(-1, (2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(turned(images, 180), images.flip(2, 3), atol=1e-4, rtol=0)
+    scores = run.evaluate(subject, corpus, ["rotation", "knn"])
+    by_name = {s.name: s.value for s in scores}
+    assert by_name["turned_0"] == by_name["knn"] and len(scores) == 7
+    assert all(s.baseline is not None for s in scores)

@@ -38,14 +38,14 @@ class Knn(Pictured):
         assert isinstance(subject, Subject)
         side, channels = shape(subject.module)
         train, test = self.pool(side, channels), self.asked(items, side, channels)
-        return _outcome(items, train.labels, vectors(subject.module, train.pixels),
-                        vectors(subject.module, test.pixels))
+        said = nearest(train.labels, vectors(subject.module, train.pixels), vectors(subject.module, test.pixels))
+        return outcome(METRIC.name, said, items)
 
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
         """The same vote over pixels; classifiers of pixels beside it."""
         train, test = self.pool(RAW, 3), self.asked(items, RAW, 3)
-        own = _outcome(items, train.labels, raw(train.pixels), raw(test.pixels))
+        own = outcome(METRIC.name, nearest(train.labels, raw(train.pixels), raw(test.pixels)), items)
         return {METRIC.name: Baseline("nearest neighbours by pixels", own),
                 **beside(METRIC.name, train, test, items, seed)}
 
@@ -63,9 +63,10 @@ def vote(train: Float[Tensor, "N E"], classes: Int[Tensor, "N"], test: Float[Ten
     return torch.cat(found)
 
 
-def _outcome(items: Sequence[Item], labels: list[str], train: Tensor, test: Tensor) -> Outcome:
+def nearest(labels: list[str], train: Float[Tensor, "N E"], test: Float[Tensor, "M E"]) -> list[str]:
+    """The label that the vote of `train` gives each row of `test`."""
     names, (classes,) = numbers(labels)
-    return outcome(METRIC.name, [names[i] for i in vote(train, classes, test).tolist()], items)
+    return [names[i] for i in vote(train, classes, test).tolist()]
 
 
 TASK = Knn()
