@@ -23,7 +23,7 @@ from meristem.codecs.base import Codec
 from meristem.core.random import seed_of
 from meristem.data.pictures import captions
 from meristem.generate.base import evaluating
-from meristem.generate.denoise import ddim, guided, leading
+from meristem.generate.denoise import Said, ddim, guided, leading
 from meristem.generate.pictures import Diffuser, Wish, noise_of
 from meristem.nn.noise import Schedule, split
 
@@ -123,11 +123,14 @@ def drawn(prior: nn.Module, told: dict[str, Tensor], blank: dict[str, Tensor], s
     """One vector a caption, by DDIM from noise, with guidance."""
     rows = len(told["caption"])
     none = {key: value.expand(rows, *value.shape[1:]) for key, value in blank.items()}
-    said = guided(*((lambda x, t, given=given: prior(embedding=x.float(), time=t.float(), **given).float())
-                    for given in (told, none)), TOWARDS)
+
+    def asked(given: dict[str, Tensor]) -> Said:
+        return lambda x, t: prior(embedding=x.float(), time=t.float(), **given).float()
+
     with evaluating(prior):
         x = noise_of(seed, range(rows), told["caption"].shape[1:])
-        return prior.restored(ddim(said, x, Schedule("cosine"), steps, target="start"))        # type: ignore[operator]
+        clean = ddim(guided(asked(told), asked(none), TOWARDS), x, Schedule("cosine"), steps, target="start")
+        return prior.restored(clean)                           # type: ignore[operator]
 
 
 def inverted(painter: Unclip, images: Float[Tensor, "N C H W"], vectors: Float[Tensor, "N E"],

@@ -66,6 +66,9 @@ class Entry(Linear, Entrance):
 class Model(nn.Module):
     """A noisy vector, the time and a caption -> the clean vector."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, c: Config):
         super().__init__()
         self.config = c

@@ -7,7 +7,7 @@ vector takes the place of the picture's, which section 5.1 compares. `generate.u
 
     meristem pretrain unclip data.corpus=PICTURES objective.clip=runs/clip objective.prior=runs/prior
 """
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,11 @@ class Unclip(Diffusion):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The noisy images, time, and the vector."""
         return {**super().inputs(batch), "embedding": batch["embedding"]}
+
+    @property
+    def reads(self) -> Literal["", "labels", "captions"]:
+        """Captions, by way of the prior."""
+        return "captions"
 
     def painter(self, codec: Codec | None = None) -> Any:
         """CLIP, prior and decoder as `generate.pictures` asks them."""

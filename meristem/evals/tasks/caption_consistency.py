@@ -111,7 +111,7 @@ class CaptionConsistency:
 
         def logits(images: torch.Tensor) -> Any:
             if images.shape[-1] != side:
-                images = torch.nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+                images = torch.nn.functional.interpolate(images, (side, side), mode="bicubic", antialias=True)
             return judge.module(images)
 
         return [judge.config.labels[i] for i in apply(judge.module, logits, pixels).argmax(1).tolist()]
