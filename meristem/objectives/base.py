@@ -8,7 +8,7 @@ import abc
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -49,6 +49,11 @@ class Objective(nn.Module, abc.ABC):
         """What paints with the model as it was trained to; RequestError for one that paints nothing."""
         raise RequestError("this model paints no pictures; take one of recipe diffusion or latent_diffusion")
 
+    @property
+    def reads(self) -> Literal["", "labels", "captions"]:
+        """What of a row its painter is told."""
+        return "captions"
+
     def asked(self, batch: Batch, codec: Codec, count: int) -> tuple[str, ...]:
         """What a painter is asked for to show what it learned: the captions of the first rows of a batch."""
         return tuple(codec.decode(row.numpy()) for row in batch["tokens"][:count])
@@ -69,15 +74,15 @@ class Objective(nn.Module, abc.ABC):
     def score(self, output: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over its terms (scalar, fp32), and other sums worth logging."""
 
+    def output(self, batch: Batch) -> Any:
+        """What `score` is given: the model's output on `inputs`."""
+        return self.model(**self.inputs(batch))
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """inputs -> model -> score; in training also the balance losses of mixture-of-experts layers (nn.moe)."""
         loss, facts = self.score(self.output(batch), batch)
         trained = [layer for layer in self.routed if layer.training]
         if not trained:
-    def output(self, batch: Batch) -> Any:
-        """What `score` is given: the model's output on `inputs`."""
-        return self.model(**self.inputs(batch))
-
             return loss, facts
         (owed, balance), weight = moe.settle(trained), self.weight(batch)
         return loss + owed * weight, {**facts, "balance": balance * weight}
@@ -90,12 +95,6 @@ class Objective(nn.Module, abc.ABC):
         """An update was dropped: forget what its forward passes left."""
         moe.adjust(self.routed, move=False)
 
-
-def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None,
-         chat: Chat | None = None) -> Objective:
-    """The objective class of `objectives/<name>.py` around `model`; `fields` are its keyword arguments.
-
-    One that has a parameter `codec` is given the run's. RequestError for a field that it does not have.
     def kept(self) -> dict[str, Tensor]:
         """What a finished run keeps beside the model: a reward model's head."""
         return {}
@@ -109,6 +108,13 @@ def twin(model: nn.Module) -> nn.Module:
     """
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
+
+def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None,
+         chat: Chat | None = None) -> Objective:
+    """The objective class of `objectives/<name>.py` around `model`; `fields` are its keyword arguments.
+
+    One that has a parameter `codec` is given the run's, one that has `reader` that codec with the chat template.
+    RequestError for a field that it does not have.
     """
     kind = getattr(registry.load("objectives", name), name.title().replace("_", ""))
     asked = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "model")]
