@@ -1,8 +1,10 @@
 """Contrastive learning: the image and the text of a row belong together, those of two rows do not.
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020 (figure 3: a cross-entropy over the batch, both ways); Zhai et
-al. 2023, https://arxiv.org/abs/2303.15343 (`loss` "sigmoid": every pair judged alone). Rows of other processes are
-gathered, so negatives are the whole batch; with train.micro they are those of one forward pass, so leave it at 0.
+al. 2023, https://arxiv.org/abs/2303.15343 (`loss` "sigmoid": every pair judged alone); Yang et al. 2022,
+https://arxiv.org/abs/2204.03610 (equation 3; `together`: rows of equal texts belong to each other, for captions that
+are names of classes). Rows of other processes are gathered, so negatives are the whole batch; with train.micro they
+are those of one forward pass, so leave it at 0.
 
     meristem pretrain clip data.corpus=PICTURES
 
@@ -27,12 +29,12 @@ LARGEST = math.log(100.0)               # CLIP section 2.5: a larger scale makes
 class Contrastive(Objective):
     """Summed over rows; fact: `accuracy`, how often a row's own text scores highest for its image."""
 
-    def __init__(self, model: nn.Module, loss: Literal["softmax", "sigmoid", ""] = ""):
+    def __init__(self, model: nn.Module, loss: Literal["softmax", "sigmoid", ""] = "", together: bool = False):
         super().__init__(model)
         kind = vars(model.config).get("kind")
         if kind not in ("clip", "siglip"):
             raise RequestError("contrastive learning needs a model with two towers; set model.name=clip")
-        self.loss = loss or {"clip": "softmax", "siglip": "sigmoid"}[kind]
+        self.loss, self.together = loss or {"clip": "softmax", "siglip": "sigmoid"}[kind], together
 
     def prepare(self, batch: Batch) -> Batch:
         """Images between -1 and 1; every row counts 1."""
@@ -54,12 +56,26 @@ class Contrastive(Objective):
         others = parallel.gather(images), parallel.gather(texts)
         mine = parallel.rank() + parallel.count() * torch.arange(len(images), device=images.device)
         by_image = self.model.logits(images, others[1]).float()             # type: ignore[operator]
+        if self.together:
+            by_text = self.model.logits(others[0], texts).float().T         # type: ignore[operator]
+            return self._classes(by_image, by_text, batch)
         right = (by_image.argmax(1) == mine).float().sum()
         if self.loss == "sigmoid":
             sign = 2 * F.one_hot(mine, len(others[1])) - 1.0
             return -F.logsigmoid(sign * by_image).sum(), {"accuracy": right}
         by_text = self.model.logits(others[0], texts).float().T             # type: ignore[operator]
         both = F.cross_entropy(by_image, mine, reduction="sum") + F.cross_entropy(by_text, mine, reduction="sum")
+        return both / 2, {"accuracy": right}
+
+    def _classes(self, by_image: Tensor, by_text: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of the rows here [b, B] over all texts and over all images, where every row with its text is right."""
+        ids = batch["tokens"][:, :-1].float()                               # exact: a vocabulary is far below 2^24
+        same = (ids[:, None] == parallel.gather(ids)[None]).all(-1).float()
+        right = same.gather(1, by_image.argmax(1, keepdim=True)).sum()
+        if self.loss == "sigmoid":
+            return -F.logsigmoid((2 * same - 1) * by_image).sum(), {"accuracy": right}
+        share = same / same.sum(1, keepdim=True)
+        both = F.cross_entropy(by_image, share, reduction="sum") + F.cross_entropy(by_text, share, reduction="sum")
         return both / 2, {"accuracy": right}
 
     @torch.no_grad()

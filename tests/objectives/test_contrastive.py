@@ -63,6 +63,27 @@ def test_the_scale_stays_below_100() -> None:
     assert float(objective.model.scale.detach().exp()) == pytest.approx(100)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@torch.no_grad()
+def test_rows_with_the_same_text_belong_together(kind: str) -> None:
+    model = parity.ours("clip", **ours(kind))[1]
+    apart, together = Contrastive(model), Contrastive(model, together=True)
+    ready = apart.prepare(batch())
+    torch.testing.assert_close(apart(ready), together(ready))                # all texts differ: it is the same loss
+    ready["tokens"][3] = ready["tokens"][0]
+    loss, facts = together(ready)
+    logits = model.logits(*model(**together.inputs(ready)))
+    same = torch.eye(5)
+    same[0, 3] = same[3, 0] = 1
+    if kind == "clip":
+        share = same / same.sum(1, keepdim=True)
+        hand = -(share * logits.log_softmax(1)).sum() / 2 - (share * logits.T.log_softmax(1)).sum() / 2
+    else:
+        hand = torch.nn.functional.softplus((1 - 2 * same) * logits).sum()
+    torch.testing.assert_close(loss, hand)
+    assert float(facts["accuracy"]) == float(same[torch.arange(5), logits.argmax(1)].sum())
+
+
 def test_models_and_rows_that_do_not_fit() -> None:
     with pytest.raises(RequestError, match="two towers"):
         Contrastive(parity.ours("vit", image=28, patch=7, dim=48, layers=1, heads=4)[1])
