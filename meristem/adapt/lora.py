@@ -109,7 +109,7 @@ def apply(module: nn.Module, rank: int = 8, alpha: float = 16.0, where: str = EV
     names = base.chosen(module, where)
     if rank < 1:
         raise RequestError(f"rank must be at least 1, not {rank}")
-    return _wrap(module, dict.fromkeys(names, (rank, alpha)), seed, rslora, dora)
+    return wrap(module, dict.fromkeys(names, (rank, alpha)), seed, rslora, dora)
 
 
 def attach(module: nn.Module, config: Config, seed: int, codec: Codec | None = None) -> nn.Module:
@@ -142,7 +142,7 @@ def unmerge(module: nn.Module, adapter: nn.Module) -> nn.Module:
         plain = module.get_submodule(name)
         assert isinstance(plain, nn.Linear)
         plain.weight.copy_((plain.weight.float() - layer.update()).to(plain.weight.dtype))
-    _wrap(module, {n: (layer.rank, layer.alpha) for n, layer in taken.items()}, 0,
+    wrap(module, {n: (layer.rank, layer.alpha) for n, layer in taken.items()}, 0,
           any(layer.rslora for layer in taken.values()), False)
     for name, layer in base.layers(module, LoRA).items():
         layer.a.copy_(taken[name].a)
@@ -223,7 +223,7 @@ def fill(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Ten
         for name in place.ours:
             values[name] = {"a": a, "b": halves[name]} | ({"magnitude": long[name]} if long else {})
     base.free(module, shapes)
-    _wrap(module, shapes, 0, bool(config.get("use_rslora")), dora)
+    wrap(module, shapes, 0, bool(config.get("use_rslora")), dora)
     for name, tensors in values.items():
         module.get_submodule(name).load_state_dict(tensors, strict=False)
     return module
@@ -263,8 +263,9 @@ def _supported(config: Mapping[str, Any]) -> tuple[int, float]:
     return rank, float(alpha)
 
 
-def _wrap(module: nn.Module, shapes: Mapping[str, tuple[int, float]], seed: int, rslora: bool = False,
+def wrap(module: nn.Module, shapes: Mapping[str, tuple[int, float]], seed: int, rslora: bool = False,
           dora: bool = False) -> nn.Module:
+    """Freeze `module` and put LoRA around these layers, name -> (rank, alpha), in place."""
     module.requires_grad_(False)
     for name, (rank, alpha) in shapes.items():
         layer = module.get_submodule(name)

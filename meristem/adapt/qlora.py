@@ -67,7 +67,8 @@ def pack(module: nn.Module, names: Names) -> tuple[dict[str, Any], dict[str, Ten
     config, tensors, _ = lora.pack(module, names)
     layers = {n: m for n, m in names.linears.items() if isinstance(m, NF4Linear)}
     double = all(m.nested for m in layers.values())
-    return {**config, "peft_type": lora.TYPE}, tensors, {"method": "qlora", "quantised": sorted(layers), "double": double}
+    note = {"method": "qlora", "quantised": sorted(layers), "double": double}
+    return {**config, "peft_type": lora.TYPE}, tensors, note
 
 
 def fill(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], names: Names,

@@ -16,10 +16,12 @@ def adapt(
     fresh: Fresh = False,
     allow_drift: Drift = False,
 ) -> Answer:
-    """Adapt a model to a task with a few added weights (LoRA) or all of them; goes on by itself when run again.
+    """Adapt a model to a task with a few added weights or all of them; goes on by itself when run again.
 
-    The base stays frozen under LoRA. The run folder gets the adapter in PEFT's format (adapter/) and the merged model
-    in the Hugging Face layout (model/).
+    adapt.name says how: lora (with adapt.rslora=true or adapt.dora=true), qlora, ia3, bottleneck, prefix, prompt,
+    gated_prefix; adapt=null trains every weight, but those that train.groups freezes. The run folder gets the adapter
+    in PEFT's format (adapter/) and, where plain weights compute the same, the merged model (model/). What the base
+    has forgotten (its own loss before and after) is printed and stands in result.json.
 
     Example: meristem adapt runs/llama function_bodies data.corpus=runs/corpus adapt.rank=8 --out runs/fill
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from meristem.adapt import lora
+from meristem.adapt import files
 from meristem.codecs import load as load_codec
 from meristem.codecs.base import Codec
 from meristem.codecs.chat import Chat, usual
@@ -46,7 +46,7 @@ from meristem.objectives.base import Objective, make
 from meristem.objectives.reward import HEAD, WEIGHTS
 from meristem.plan.cost import BACKWARD, Cost, flops_of
 from meristem.plan.energy import Meter
-from meristem.train import groups, hooks, painting, preflight
+from meristem.train import adapted, groups, hooks, painting, preflight
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
@@ -57,6 +57,9 @@ from meristem.train.processes import One
 from meristem.train.sources import DIALOGUES, Source, apart, held_out_of, source_of
 from meristem.train.trainer import Trainer, compile_regions, recompute_blocks
 from meristem.train.watch import FAILURES, Watch, crashes
+
+if TYPE_CHECKING:
+    from meristem.train.forgetting import Forgetting
 
 RECIPE, MANIFEST, RESULT, LOG, SAMPLES = "recipe.json", "manifest.json", "result.json", "log.jsonl", "samples.jsonl"
 ENERGY, SKIPS, GOODPUT, HEARTBEATS = "energy.json", "skips.jsonl", "goodput.json", "heartbeats"
@@ -81,6 +84,7 @@ class Parts:
     base_hash: str
     chat: Chat | None = None            # the base model's template
     processes: One = dataclasses.field(default_factory=One)
+    forgetting: "Forgetting | None" = None                     # of the base, while it is adapted
 
     @property
     def flops_per_token(self) -> float:
@@ -172,7 +176,7 @@ def train(run: Run, folder: Path, checkpoints: Checkpoints | Share, world: World
         watch.beat(trainer.step)
         facts = fit(trainer, folder / LOG, [*beside, watch], progress if world.first else SILENT, goodput)
         with trainer.optim.averaged():
-            finish(parts, folder, facts, time.perf_counter() - started)
+            finish(parts, folder, facts, time.perf_counter() - started, progress)
 
 
 def check(run: Run, folder: Path, progress: Progress = SILENT) -> list[preflight.Check]:
@@ -259,13 +263,16 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     machine.set_threads()
     corpus = corpus_of(run)
     torch.manual_seed(seed_of(run.seed, "weights"))
-    loaded = hf.load(run.base) if run.base else None
+    loaded, kept = hf.load(run.base) if run.base else None, None
     if loaded:
         family, config, module = loaded.family, loaded.config, loaded.module.float()
         if loaded.codec is None and reads(config):
             raise RequestError(f"{run.base} has no tokenizer.json, so nothing can be encoded for it")
         codec = loaded.codec or codec_of(run.data.codec, corpus, progress)
         base_hash = hf.identity(family, module)
+        from meristem.train import forgetting  # it asks this file for the base's own run
+
+        kept = forgetting.of(run, loaded, codec, progress)
         if run.train.context > vars(config).get("context", run.train.context):
             raise RequestError(f"train.context={run.train.context} exceeds the base model's {config.context}")
         if "head" in run.model.fields:
@@ -279,9 +286,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         module = entry.Model(config)
         groups.widen(module, run.train)
     if run.adapt:
-        if run.adapt.name != "lora":
-            raise RequestError(f"adapt.name={run.adapt.name!r} is not known; known: lora")
-        lora.apply(module, **run.adapt.fields, seed=seed_of(run.seed, "adapter"))
+        module = adapted.attach(run.adapt, module, seed_of(run.seed, "adapter"), codec)
     shards = tokenise(corpus, codec, progress)
     compute_in(module, getattr(torch, run.train.dtype))
     chat = (loaded.chat if loaded else None) or (usual(codec) if run.data.examples in DIALOGUES else None)
@@ -289,7 +294,8 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     source = source_of(run, corpus, codec, shards, "train", objective, chat)
     held_out = apart(run, held_out_of(run, corpus, codec, shards, objective, chat), codec.end)
     return Parts(run, corpus, codec, shards, family, config, objective,
-                 lambda step: apart(run, source(step), codec.end), held_out, base_hash, chat)
+                 lambda step: apart(run, source(step), codec.end), held_out, base_hash, chat,
+                 forgetting=kept)
 
 
 def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -439,20 +445,26 @@ def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bo
     return False
 
 
-def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) -> None:
+def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float, progress: Progress = SILENT) -> None:
     """Write the model (merged, and the adapter beside it) and result.json, which marks the run as finished."""
     model, t = parts.processes.model(parts.objective), parts.run.train
     if model is None:
         return
     compute_in(model, None)
     parts.config = model.config = parts.objective.settled(parts.config, parts.held_out)
+    whole: torch.nn.Module | None = model
     if parts.run.adapt:
         base = lasting(parts.run.base, folder / "adapter")
-        lora.save(folder / "adapter", model, parts.family, parts.base_hash, base)
-        lora.merge(model)
+        files.save(folder / "adapter", model, parts.family, parts.base_hash, base)
+        whole = adapted.merged(model)
+    kept = parts.forgetting.told(whole or model) if parts.forgetting else None
+    if kept:
+        progress.say(f"the base's loss: {kept['before']:.4f} before, {kept['after']:.4f} after ({kept['rise']:+.4f}), "
+                     f"on {kept['on']}")
     lineage = {"corpus": parts.corpus.hash, "codec": parts.codec.hash, "base": parts.base_hash}
     codec = parts.codec if reads(parts.config) else None
-    hf.save(folder / "model", parts.family, parts.config, model, codec, lineage, parts.chat)
+    if whole is not None:
+        hf.save(folder / "model", parts.family, parts.config, whole, codec, lineage, parts.chat)
     if head := parts.objective.kept():
         with committed(folder / HEAD) as tmp:
             save_file(head, tmp / WEIGHTS)
@@ -460,4 +472,5 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float) ->
     write_json(folder / RESULT, {**{k: facts.get(k) for k in ("step", "tokens", "loss", "validation", "goodput")},
                                  "fit_seconds": seconds, "train_seconds": facts["seconds"],
                                  "flops": parts.flops_per_token * read, "peak_rss": machine.peak_rss(),
-                                 "model": hf.identity(parts.family, model)})
+                                 "model": hf.identity(parts.family, whole) if whole else adapted.of_adapter(
+                                     folder / "adapter"), "forgetting": kept})

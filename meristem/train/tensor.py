@@ -26,7 +26,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn import functional as F
 
-from meristem.adapt.lora import LoRA
+from meristem.adapt.files import method_of
 from meristem.core.errors import RequestError
 from meristem.nn.attention import Attention, CrossAttention
 from meristem.nn.linear import Embedding, Linear
@@ -42,7 +42,7 @@ def plan(model: nn.Module, size: int) -> dict[str, ParallelStyle]:
     RequestError where heads or widths are no multiple of it, or nothing can be divided.
     """
     styles: dict[str, ParallelStyle] = {}
-    if any(isinstance(layer, LoRA) for layer in model.modules()):
+    if method_of(model):
         raise RequestError("tp does not divide adapters; adapt a model with dp")
     for name, layer in model.named_modules():
         dot = f"{name}." if name else ""
