@@ -37,6 +37,7 @@ PHRASES = ("{}", "{}", "a picture of {}", "an icon of {}", "this is {}", "a draw
            "{}, a picture")
 ONE_GLYPH = (136, 128)                  # pixels of Noto's bitmaps at its only size, 109
 RANKS = {"a": "ace", "j": "jack", "q": "queen", "k": "king"}
+THINGS = ("animals", "food", "plants", "people", "transportation", "buildings", "tools")       # folders of clip art
 SUITS = {"c": "clubs", "d": "diamonds", "h": "hearts", "s": "spades"}
 
 
@@ -175,7 +176,7 @@ def animals(a: argparse.Namespace, edits: Row) -> None:
     rng, train, test, pictures = random.Random(a.seed), list[Row](), list[Row](), dict[str, bytes]()
     for file in sorted(a.clipart.rglob("*.png")):
         inside = file.relative_to(a.clipart)
-        if inside.parts[0] == "shapes" or file.stat().st_size > 1 << 20:       # 1,378 stars; drawings of a second each
+        if inside.parts[0] not in THINGS or file.stat().st_size > 200_000:     # icons; drawings of a second each
             continue
         name = str(inside).replace("/", "-")
         kind = next((kinds[part] for part in inside.parts if part in kinds), "")
