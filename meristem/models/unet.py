@@ -11,7 +11,7 @@ vectors. Read and written in diffusers' layout. In Python:
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,6 +48,8 @@ class Config:
     classes: int = 0                    # labels that are added to the time; leave one for "none"
     labels: tuple[str, ...] = ()        # their names, where they have some
     embedding: int = 0                  # width of a vector that is added to the time (unCLIP: an image's in CLIP)
+    scaled: bool = False                # the time scales and shifts, not only shifts
+    resize: Literal["conv", "residual"] = "conv"               # what halves and doubles: a convolution or a whole block
     flip: bool = True                   # time: cosines first
     shift: int = 0                      # time: 1 in DDPM's own code
     pad: bool = True                    # halving: False in DDPM's own code
@@ -112,8 +114,7 @@ class Level(nn.Module):
 
     def __init__(self, inputs: list[int], outputs: int, c: Config, attends: bool, resize: nn.Module | None):
         super().__init__()
-        self.blocks = nn.ModuleList(Residual(i, outputs, time=4 * c.channels[0], groups=c.groups, eps=c.eps,
-                                             dropout=c.dropout) for i in inputs)
+        self.blocks = nn.ModuleList(residual(i, outputs, c) for i in inputs)
         self.attends = nn.ModuleList(attention(outputs, c) for _ in inputs) if attends else None
         self.resize = resize
 
@@ -132,16 +133,15 @@ class Model(nn.Module):
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             given = [widths[max(0, i - 1)], *[width] * (c.blocks - 1)]
-            self.down.append(Level(given, width, c, c.attention[i], Down(width, c.pad) if i < last else None))
+            self.down.append(Level(given, width, c, c.attention[i], resizing(width, "half", c) if i < last else None))
             kept += [width] * (c.blocks + (i < last))
-        self.middle = nn.ModuleList([Residual(widths[-1], widths[-1], time=time, groups=c.groups, eps=c.eps,
-                                              dropout=c.dropout) for _ in range(2)])
+        self.middle = nn.ModuleList([residual(widths[-1], widths[-1], c) for _ in range(2)])
         self.attend = attention(widths[-1], c)
         self.up = nn.ModuleList()
         before = widths[-1]
         for i, width in reversed(list(enumerate(widths))):
             given = [b + kept.pop() for b in (before, *[width] * c.blocks)]
-            self.up.append(Level(given, width, c, c.attention[i], Up(width) if i > 0 else None))
+            self.up.append(Level(given, width, c, c.attention[i], resizing(width, "double", c) if i > 0 else None))
             before = width
         self.norm, self.out = GroupNorm(c.groups, widths[0], c.eps), Conv(widths[0], c.outputs, 3, padding=1)
         self.none = c.classes - 1                              # the label that stands for none
@@ -181,7 +181,7 @@ class Model(nn.Module):
                 x = self.look(block(x, t), level.attends, i, given, mask)
                 kept.append(x)
             if level.resize is not None:
-                x = level.resize(x)
+                x = level.resize(x, t) if isinstance(level.resize, Residual) else level.resize(x)
                 kept.append(x)
         x = self.middle[0](x, t)
         x = self.middle[1](self.attend(x, given, mask) if self.config.cross else self.attend(x), t)
@@ -190,7 +190,7 @@ class Model(nn.Module):
             for i, block in enumerate(level.blocks):
                 x = self.look(block(torch.cat([x, kept.pop()], 1), t), level.attends, i, given, mask)
             if level.resize is not None:
-                x = level.resize(x)
+                x = level.resize(x, t) if isinstance(level.resize, Residual) else level.resize(x)
         return self.out(F.silu(self.norm(x)))
 
     def look(self, x: Float[Tensor, "B C H W"], attends: nn.ModuleList | None, i: int, condition: Tensor | None,
@@ -199,6 +199,19 @@ class Model(nn.Module):
         if attends is None:
             return x
         return attends[i](x, condition, seen) if self.config.cross else attends[i](x)
+
+
+def residual(inputs: int, outputs: int, c: Config, resize: Literal["", "half", "double"] = "") -> Residual:
+    """A residual block of this network."""
+    return Residual(inputs, outputs, time=4 * c.channels[0], groups=c.groups, eps=c.eps, dropout=c.dropout,
+                    scaled=c.scaled, resize=resize)
+
+
+def resizing(width: int, resize: Literal["half", "double"], c: Config) -> nn.Module:
+    """What leads to the next level."""
+    if c.resize == "residual":
+        return residual(width, width, c, resize)
+    return Down(width, c.pad) if resize == "half" else Up(width)
 
 
 def attention(width: int, c: Config) -> nn.Module:
@@ -215,6 +228,8 @@ SIZES = {
     "ldm-cin256": Config(inputs=3, channels=(192, 384, 576, 960), attention=(False, True, True, True), heads=1,
                          cross=512),
     "ldm-txt2img": Config(image=32, cross=1280),
+    "ldm-churches": Config(image=32, channels=(192, 384, 384, 768, 768), attention=(True, True, True, True, False),
+                           scaled=True, resize="residual"),             # lsun_churches-ldm-kl-8
 }
 
 RESIDUAL = (("norm1", "norm1"), ("norm2", "norm2"), ("conv1", "conv1"), ("conv2", "conv2"), ("time", "time_emb_proj"),
@@ -239,7 +254,10 @@ def names(cross: bool) -> NameMap:
     rows = [(f"{a}.{x}", f"{b}.{y}") for a, b in places for x, y in inner]
     rows += [(f"{a}.{x}", f"{b}.{y}") for a, b in blocks for x, y in RESIDUAL]
     rows += [(f"{way}.{{i}}.resize.conv", f"{way}_blocks.{{i}}.{way}samplers.0.conv") for way in ("down", "up")]
-    rows += [("stem", "conv_in"), ("norm", "conv_norm_out"), ("out", "conv_out"), ("label", "class_embedding"), ("meaning", "class_embedding"),
+    rows += [(f"{way}.{{i}}.resize.{a}", f"{way}_blocks.{{i}}.{way}samplers.0.{b}") for way in ("down", "up")
+             for a, b in RESIDUAL]
+    rows += [("stem", "conv_in"), ("norm", "conv_norm_out"), ("out", "conv_out"), ("label", "class_embedding"),
+             ("meaning", "class_embedding"),
              ("time.first", "time_embedding.linear_1"), ("time.second", "time_embedding.linear_2")]
     return NameMap(*((f"{a}.{end}", f"{b}.{end}") for a, b in rows for end in ("weight", "bias")), old=OLD)
 
@@ -250,14 +268,16 @@ OLD = tuple((f"attentions.{n}.{was}.{x}", f"attentions.{n}.{now}.{x}") for n in 
 
 HF = NameMaps(lambda c: names(c.cross > 0))
 
-PLAIN, SEEING = ("DownBlock2D", "UpBlock2D"), {False: ("AttnDownBlock2D", "AttnUpBlock2D"),
-                                              True: ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")}
+PLAIN, WHOLE = ("DownBlock2D", "UpBlock2D"), ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+SEEING = {False: ("AttnDownBlock2D", "AttnUpBlock2D"),
+          True: ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")}
 
 
 def _levels(cross: bool, whole: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """Which levels attend, from the names of the blocks, which must mirror each other; heads from either spelling."""
     down, up = list(whole["down_block_types"]), list(whole["up_block_types"])
-    known = {PLAIN: False, SEEING[cross]: True}
+    whole_blocks = not cross and whole.get("downsample_type") == "resnet"
+    known = {WHOLE if whole_blocks else PLAIN: False, SEEING[cross]: True}
     pairs = list(zip(down, reversed(up), strict=True))
     if wrong := [pair for pair in pairs if pair not in known]:
         raise ValueError(f"blocks {wrong[0][0]} and {wrong[0][1]} at one level are not supported")
@@ -268,20 +288,40 @@ def _levels(cross: bool, whole: Mapping[str, Any], kind: Kind) -> dict[str, Any]
         heads = heads[0]
     levels = tuple(known[pair] for pair in pairs)
     found: dict[str, Any] = {"channels": tuple(whole["block_out_channels"]), "attention": levels}
+    if not cross:
+        ways = {whole.get(key) or "conv" for key in ("downsample_type", "upsample_type")}
+        if ways not in ({"conv"}, {"resnet"}):
+            raise ValueError(f"downsample_type and upsample_type are {' and '.join(sorted(ways))}: both conv or resnet")
+        found["resize"] = "residual" if whole_blocks else "conv"
+    shift = whole.get("resnet_time_scale_shift") or "default"
+    if shift not in ("default", "scale_shift"):
+        raise ValueError(f"resnet_time_scale_shift = {shift!r} is not supported (only default and scale_shift)")
+    found["scaled"] = shift == "scale_shift"
+    # theirs leaves the norm out of the middle's attention then, unless it is told its groups
+    groups = whole.get("norm_num_groups", 32) if found["scaled"] else None
+    if not cross and whole.get("attn_norm_num_groups") != groups:
+        raise ValueError(f"attn_norm_num_groups = {whole.get('attn_norm_num_groups')!r} is not supported (only "
+                         "norm_num_groups with resnet_time_scale_shift = 'scale_shift', null without)")
     if cross:
         return {**found, "heads": whole.get("num_attention_heads") or heads}
     return {**found, "heads": 1} if heads is None else {**found, "head_dim": heads}
 
 
 def _blocks(cross: bool, c: Config, kind: Kind) -> dict[str, Any]:
-    ways = [SEEING[cross] if attends else PLAIN for attends in c.attention]
+    if cross and c.resize == "residual":
+        raise ValueError("it has no residual blocks that resize")
+    ways = [SEEING[cross] if attends else WHOLE if c.resize == "residual" else PLAIN for attends in c.attention]
     heads = c.heads if cross else c.head_dim or None
     if (cross and c.head_dim) or (not cross and not c.head_dim and c.heads > 1 and len(set(c.channels)) > 1):
         raise ValueError("diffusers counts heads in a U-Net with a condition, and their width in one without")
     if not cross and not c.head_dim and c.heads > 1:
         heads = c.channels[0] // c.heads
     return {"down_block_types": [down for down, _ in ways], "up_block_types": [up for _, up in reversed(ways)],
-            "block_out_channels": list(c.channels), "attention_head_dim": heads}
+            "block_out_channels": list(c.channels), "attention_head_dim": heads,
+            "resnet_time_scale_shift": "scale_shift" if c.scaled else "default",
+            **({} if cross else {**dict.fromkeys(("downsample_type", "upsample_type"),
+                                                 "resnet" if c.resize == "residual" else "conv"),
+                                 "attn_norm_num_groups": c.groups if c.scaled else None})}
 
 
 def _meaning(whole: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,12 +343,13 @@ def _map(cross: bool, kind: Kind, *rows: tuple[Any, ...], **fixed: Any) -> Field
               ("dropout", "dropout", 0.0), ("flip", "flip_sin_to_cos", True), ("shift", "freq_shift", 0),
               ("classes", "num_class_embeds", None), ("image", "sample_size", 64))
     group = Group(("down_block_types", "up_block_types", "block_out_channels", "attention_head_dim",
-                   "num_attention_heads", "addition_embed_type_num_heads"), functools.partial(_levels, cross),
-                  functools.partial(_blocks, cross))
+                   "num_attention_heads", "addition_embed_type_num_heads", "resnet_time_scale_shift",
+                   *(() if cross else ("downsample_type", "upsample_type", "attn_norm_num_groups"))),
+                  functools.partial(_levels, cross), functools.partial(_blocks, cross))
     pad = Group(("downsample_padding",), lambda whole, kind: {"pad": bool(whole.get("downsample_padding", 1))},
                 lambda c, kind: {"downsample_padding": int(c.pad)})
     return FieldMap(kind, rows=(*shared, *rows), groups=(group, pad, class_names(), MEANING), fixed={
-        "act_fn": "silu", "center_input_sample": False, "resnet_time_scale_shift": "default",
+        "act_fn": "silu", "center_input_sample": False,
         "mid_block_scale_factor": 1, "time_embedding_type": "positional", **fixed})
 
 
@@ -318,4 +359,4 @@ HF_CONFIG = FieldMaps(
          mid_block_type="UNetMidBlock2DCrossAttn", conv_in_kernel=3, conv_out_kernel=3, attention_type="default",
          resnet_out_scale_factor=1.0),
     _map(False, Kind("UNet2DModel", "", {"cross": 0, "depth": 1, "linear": False}), mid_block_type="UNetMidBlock2D",
-         add_attention=True, downsample_type="conv", upsample_type="conv"))
+         add_attention=True))

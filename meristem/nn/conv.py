@@ -6,6 +6,8 @@ https://arxiv.org/abs/2112.10752 (the same blocks in an autoencoder). As with `L
 
     x = Residual(64, 128, time=256)(x, embedded)               # [B, 64, H, W] -> [B, 128, H, W]
 """
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,26 +43,46 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Residual(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm x)) + time))); a 1 x 1 convolution carries x where the width changes."""
+    """x + conv(silu(norm(conv(silu(norm x)) + time))); a 1 x 1 convolution carries x where the width changes.
+
+    With `scaled` the time scales and shifts what the second norm gives; `resize` halves (the mean of four pixels) or
+    doubles (every pixel four times) both ways before the convolutions (Dhariwal & Nichol 2021, https://arxiv.org/abs/
+    2105.05233, section 3).
+    """
 
     def __init__(self, inputs: int, outputs: int, *, time: int = 0, groups: int = 32, eps: float = 1e-5,
-                 dropout: float = 0.0):
+                 dropout: float = 0.0, scaled: bool = False, resize: Literal["", "half", "double"] = ""):
         super().__init__()
         self.norm1, self.conv1 = GroupNorm(groups, inputs, eps), Conv(inputs, outputs, 3, padding=1)
-        self.time = Linear(time, outputs) if time else None
+        self.time = Linear(time, outputs * (1 + scaled)) if time else None
+        self.scaled, self.resize = scaled, resize
         self.norm2, self.conv2 = GroupNorm(groups, outputs, eps), Conv(outputs, outputs, 3, padding=1)
         self.drop = nn.Dropout(dropout)
         self.shortcut = Conv(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Float[Tensor, "B I H W"],
-                time: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "B O H W"]:
-        """[B, in, H, W] and the embedded time [B, E] -> [B, out, H, W]."""
-        y = self.conv1(F.silu(self.norm1(x)))
-        if self.time is not None:
+                time: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "B O h w"]:
+        """[B, in, H, W] and the embedded time [B, E] -> [B, out, H, W], half or twice as large where it resizes."""
+        y = F.silu(self.norm1(x))
+        if self.resize:
+            x, y = self.resized(x), self.resized(y)
+        y = self.conv1(y)
+        if self.time is None:
+            y = self.norm2(y)
+        else:
             assert time is not None
-            y = y + self.time(F.silu(time))[:, :, None, None]
-        y = self.conv2(self.drop(F.silu(self.norm2(y))))
+            told = self.time(F.silu(time))[:, :, None, None]
+            if self.scaled:
+                scale, shift = told.chunk(2, 1)
+                y = self.norm2(y) * (1 + scale) + shift
+            else:
+                y = self.norm2(y + told)
+        y = self.conv2(self.drop(F.silu(y)))
         return y + (x if self.shortcut is None else self.shortcut(x))
+
+    def resized(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """Half or twice the size."""
+        return F.avg_pool2d(x, 2) if self.resize == "half" else F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class PixelAttention(nn.Module):

@@ -11,7 +11,7 @@ it is shown the picture at that side, stretched, as further channels (Saharia et
     meristem pretrain diffusion data.corpus=PICTURES objective.target=velocity
 """
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,12 +132,17 @@ class Diffusion(Objective):
                         "euler" if self.schedule.kind == "flow" else "dpm_solver",
                         1.0 if self.autoencoder is None else 0.0, self.autoencoder, self.low)
 
+    @property
+    def reads(self) -> Literal["", "labels", "captions"]:
+        """A class, a caption or nothing."""
+        return "labels" if self.classes else "captions" if self.text is not None else ""
+
     def asked(self, batch: Batch, codec: Codec, count: int) -> tuple[str, ...]:
         """The classes or captions of the first rows; nothing where the model is told nothing."""
-        if self.classes:
+        if self.reads == "labels":
             names = vars(self.model.config)["labels"]
             return tuple(names[i] if names else str(i) for i in batch["labels"][:count].tolist())
-        return super().asked(batch, codec, count) if self.text is not None else ("",) * min(count, len(batch["images"]))
+        return super().asked(batch, codec, count) if self.reads else ("",) * min(count, len(batch["images"]))
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The noisy images [B, C, H, W], time [B] and the condition."""

@@ -41,7 +41,41 @@ def is_pictures(folder: Path) -> bool:
 
 
 def open_painter(folder: Path) -> Painter:
-    """The painter of a finished run; RequestError for a run that paints nothing."""
+    """The painter of a finished run, or of a folder in Stable Diffusion's layout; RequestError if it paints nothing."""
+    if (folder.expanduser() / pipeline.INDEX).is_file():
+        return painter_of(pipeline.read(folder.expanduser()))
+    objective, codec = open_run(folder)
+    return objective.painter(codec)
+
+
+def painter_of(made: Pipeline) -> Diffuser:
+    """A painter of networks that were read together."""
+    c: Any = made.network.config
+    told: Told = by_nothing
+    if made.text is not None and made.codec is not None:
+        told = by_caption(made.text.text, made.codec)
+    elif vars(c).get("classes", 0):
+        told = by_class(made.labels, vars(made.network)["none"])
+    return Diffuser(made.network, told, made.schedule, made.target, (c.inputs, c.image, c.image), made.sampler,
+                    made.limit, made.autoencoder)
+
+
+def pipeline_of(folder: Path) -> Pipeline:
+    """What a finished run of diffusion would be in Stable Diffusion's layout; RequestError for any other run."""
+    objective, _ = open_run(folder)
+    painter = objective.painter()
+    if not isinstance(painter, Diffuser) or not isinstance(objective, Diffusion):
+        raise RequestError(f"{folder} is no run of diffusion; only those have a layout in diffusers")
+    if painter.low:
+        raise RequestError("diffusers has no layout for a model that enlarges pictures this way")
+    family = from_dict(Run, read_json(folder.expanduser() / "recipe.json")).model.name
+    return Pipeline(family, painter.network, painter.schedule, painter.target, painter.usual, painter.limit,
+                    painter.autoencoder, objective.text, objective.codec if objective.text is not None else None,
+                    vars(objective.model.config).get("labels", ()))
+
+
+def open_run(folder: Path) -> tuple[Objective, Codec | None]:
+    """The objective of a finished run, around its model, and the codec that lies with the model."""
     folder = folder.expanduser()
     run, loaded = from_dict(Run, read_json(folder / "recipe.json")), hf.load(folder)
     fields = {key: found(value, folder) for key, value in run.objective.fields.items()}

@@ -19,6 +19,8 @@ COUNTS = [
     ("unet", "ldm-celebahq", 274_056_163),
     ("unet", "ldm-cin256", 400_920_579),
     ("unet", "ldm-txt2img", 872_300_484),
+    ("unet", "ldm-churches", 294_966_916),
+    ("dalle", "dalle-12b", 12_292_808_448),                    # DALL-E section 2.2: 12-billion
     ("clip", "clip-vit-b32", 151_277_313),                     # openai/CLIP's code, with logit_scale
     ("clip", "clip-vit-b16", 149_620_737),
     ("clip", "clip-vit-l14", 427_616_513),

@@ -22,6 +22,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("UNet2DModel", {**PIXEL, "attention_head_dim": None, "flip_sin_to_cos": False, "freq_shift": 1,
                              "downsample_padding": 0}),
     "heads": ("UNet2DModel", {**PIXEL, "attention_head_dim": 8, "num_class_embeds": 5}),
+    "churches": ("UNet2DModel", {"down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D",
+                                                      "ResnetDownsampleBlock2D"),
+                                 "up_block_types": ("ResnetUpsampleBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+                                 "attention_head_dim": 8, "downsample_type": "resnet", "upsample_type": "resnet",
+                                 "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8}),
     "sd1": ("UNet2DConditionModel", {**CROSS, "attention_head_dim": 4}),
     "sd2": ("UNet2DConditionModel", {**CROSS, "attention_head_dim": 4, "use_linear_projection": True,
                                      "transformer_layers_per_block": 2, "out_channels": 6}),
@@ -90,7 +95,7 @@ def test_shapes_and_settings_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without classes"):
         Config(embedding=24)
     model = diffusers.UNet2DModel(**{**SMALL, **PIXEL})
-    model.register_to_config(resnet_time_scale_shift="scale_shift")
+    model.register_to_config(resnet_time_scale_shift="ada_group")
     model.save_pretrained(tmp_path)
-    with pytest.raises(RequestError, match="resnet_time_scale_shift = 'scale_shift' is not supported"):
+    with pytest.raises(RequestError, match="resnet_time_scale_shift = 'ada_group' is not supported"):
         hf.load(tmp_path)
