@@ -7,7 +7,8 @@ import typer
 from meristem.cli.common import Answer, model_folder
 from meristem.core.errors import MachineError, RequestError, nearest
 
-FORMATS = {"hf": "Hugging Face folder: config.json, model.safetensors, tokenizer.json"}
+FORMATS = {"hf": "Hugging Face folder: config.json, model.safetensors, tokenizer.json",
+           "diffusers": "Stable Diffusion's layout, of a diffusion run: unet/, vae/, text_encoder/ ..."}
 
 
 def export(
@@ -27,8 +28,33 @@ def export(
     """
     if to not in FORMATS:
         raise RequestError(f"no format {to!r}; {nearest(to, FORMATS)}")
+    if to == "diffusers":
+        if bits:
+            raise RequestError("--bits quantises one model for meristem; leave it out with --to diffusers")
+        facts = _pipeline(model, out.expanduser())
+        return Answer(facts, f"{out}: {facts['parameters']:,} parameters; reloaded, pictures equal")
     facts = _write(model_folder(model), out.expanduser(), bits, group)
     return Answer(facts, f"{out}: {facts['parameters']:,} parameters; reloaded, logits equal")
+
+
+def _pipeline(source: Path, out: Path) -> dict[str, Any]:
+    """Write, read again, compare one picture; MachineError (and nothing left behind) when they differ."""
+    import shutil
+
+    from meristem.core.files import claim
+    from meristem.generate.pictures import Wish, paint
+    from meristem.hub import pipeline
+    from meristem.train.painting import open_painter, painter_of, pipeline_of
+    made = pipeline_of(source)
+    claim(out, "export", lambda folder: (folder / pipeline.INDEX).is_file())
+    pipeline.write(out, made)
+    wish = Wish(steps=2)
+    gap = float((paint(painter_of(made), wish) - paint(open_painter(out), wish)).abs().max())
+    if gap > 1e-5:                                             # betas are written as decimals: 1e-7 at most
+        shutil.rmtree(out)
+        raise MachineError(f"the reloaded picture differs by {gap:.3g}, so {out} was removed; {source} may be damaged")
+    return {"model": str(source), "out": str(out), "format": "diffusers", "max_difference": gap,
+            "parameters": sum(p.numel() for p in made.network.parameters())}
 
 
 def _write(source: Path, out: Path, bits: int, group: int) -> dict[str, Any]:

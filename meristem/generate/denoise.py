@@ -59,9 +59,9 @@ def begun(sampler: str, x0: Float[Tensor, "B *N"], noise: Float[Tensor, "B *N"],
 
 
 def leading(schedule: Schedule, steps: int) -> list[int]:
-    """`steps` steps from the last towards 0, evenly spaced; the last one asked is 0."""
+    """`steps` steps from the last towards 0, evenly spaced; the last one asked is 0, or the schedule's offset."""
     _check(schedule, steps)
-    return [i * (schedule.steps // steps) for i in reversed(range(steps))]
+    return [min(i * (schedule.steps // steps) + schedule.offset, schedule.steps - 1) for i in reversed(range(steps))]
 
 
 def ddpm(said: Said, x: Float[Tensor, "B *N"], schedule: Schedule, steps: int, *, target: Target = "noise",

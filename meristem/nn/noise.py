@@ -30,6 +30,7 @@ class Schedule:
     start: float = 0.0                  # first and last beta; 0: 1e-4 and 0.02 (linear, for 1,000 steps), 0.00085 and
     end: float = 0.0                    # 0.012 (scaled_linear, Stable Diffusion's)
     zero_snr: bool = False
+    offset: int = 0                     # the last "leading" step asked: 1 in Stable Diffusion's own pipeline
     of: int = 0                         # these are the first `steps` of so many: what image to image walks back
 
     def __post_init__(self) -> None:

@@ -23,16 +23,20 @@ from meristem.core.files import read_json, write_bytes
 from meristem.core.random import seed_of
 from meristem.core.run import Run
 from meristem.core.types import Batch
-from meristem.generate.pictures import Painter, Wish, paint
-from meristem.hub import hf
+from meristem.generate.pictures import Diffuser, Painter, Told, Wish, by_caption, by_class, by_nothing, paint
+from meristem.hub import hf, pipeline
+from meristem.hub.pipeline import Pipeline
 from meristem.objectives.base import Objective, make
+from meristem.objectives.diffusion import Diffusion
 
 FOLDER = "samples"
 SHOWN = 16                              # pictures of a grid
 
 
 def is_pictures(folder: Path) -> bool:
-    """Whether a folder is a run whose data are pictures; a run of text is none."""
+    """Whether a folder is a run whose data are pictures, or in Stable Diffusion's layout; a run of text is none."""
+    if (folder.expanduser() / pipeline.INDEX).is_file():
+        return True
     path = folder.expanduser() / "recipe.json"
     if not path.is_file():
         return False
@@ -79,7 +83,7 @@ def open_run(folder: Path) -> tuple[Objective, Codec | None]:
     folder = folder.expanduser()
     run, loaded = from_dict(Run, read_json(folder / "recipe.json")), hf.load(folder)
     fields = {key: found(value, folder) for key, value in run.objective.fields.items()}
-    return make(run.objective.name, loaded.module, fields, loaded.codec).painter(loaded.codec)
+    return make(run.objective.name, loaded.module, fields, loaded.codec), loaded.codec
 
 
 def found(value: Any, folder: Path) -> Any:
