@@ -48,11 +48,11 @@ def spread(objective: Objective, train: Train, world: World) -> "Many":
     plain = outline(objective.model)
     if mesh.tp > 1:
         tensor.divide(objective.model, world.sub("tp"))
-    if mesh.pp > 1:
-        return Many(world, plain, Pipeline(objective, world.group("pp"), train.pipeline))
     apart = experts.divide(objective.model, world.sub("ep")) if mesh.ep > 1 else []
     if mesh.cp > 1:
         context.spread(objective, world, train.context)
+    if mesh.pp > 1:
+        return Many(world, plain, Pipeline(objective, world.group("pp"), train.pipeline))
     if train.shard:
         shard(objective, world, apart)
     return Many(world, plain)
@@ -121,7 +121,8 @@ class Many(One):
         for p in params:                                       # what fully_shard did not take: whole copies, scalars
             if p.grad is not None and divided(p.grad) and divided(p):
                 p.grad = p.grad.redistribute(placements=p.placements)          # a sum over tp that is still owed
-        add_up(params, self.world.group("data"))
+        add_up([p for p in params if "ep" not in axes(p)], self.world.group("data"))
+        add_up([p for p in params if "ep" in axes(p)], self.world.group("copies"))       # whose experts are the same
         names = sorted(sums)
         return dict(zip(names, map(torch.tensor, self.sum(*(float(sums[name]) for name in names))), strict=True))
 

@@ -34,16 +34,12 @@ UNIONS = {"rows": ("dp", "ep"), "data": ("dp", "cp", "ep"), "copies": ("dp", "cp
 
 
 def refuse_uneven(train: Train, mesh: Mesh) -> None:
-    """RequestError where rows or a combination of axes cannot be divided: before anything is started."""
+    """RequestError where rows cannot be divided: before anything is started."""
     for field in ("batch", "micro"):
         rows = getattr(train, field)
         if rows % mesh.rows:
             raise RequestError(f"train.{field}={rows} rows do not divide by the {mesh.rows} processes that share them "
                                f"(dp={mesh.dp}, ep={mesh.ep}); choose a multiple of {mesh.rows}")
-    whole, only = ("pp", "dp and tp") if mesh.pp > 1 else ("train.shard=false", "dp") if not train.shard else ("", "")
-    other = [axis for axis in (("cp", "ep") if mesh.pp > 1 else ("tp", "ep")) if getattr(mesh, axis) > 1]
-    if whole and other:
-        raise RequestError(f"{whole} goes with {only} only, and train.mesh has {other[0]}; leave one of them out")
 
 
 class World:

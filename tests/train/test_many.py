@@ -200,7 +200,9 @@ MORE: list[tuple[str, str, dict]] = [
     ("dp=2", "mixtral", {"dtype": "bfloat16"})]
 FOUR: list[tuple[str, str, dict]] = [
     ("dp=4", "llama", {}), ("tp=4", "gpt2", {}), ("dp=2,tp=2", "llama", {}), ("dp=2,pp=2", "llama", {"micro": 4}),
-    ("dp=2,cp=2", "llama", {}), ("dp=2,ep=2", "mixtral", {}), ("cp=2,tp=2", "llama", {}), ("ep=2,tp=2", "mixtral", {})]
+    ("dp=2,cp=2", "llama", {}), ("dp=2,ep=2", "mixtral", {}), ("cp=2,tp=2", "llama", {}), ("ep=2,tp=2", "mixtral", {}),
+    ("pp=2,cp=2", "llama", {"micro": 4}), ("pp=2,ep=2", "mixtral", {"micro": 4}),
+    ("dp=2,tp=2", "llama", {"shard": False}), ("dp=2,ep=2", "mixtral", {"shard": False})]
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +268,7 @@ def test_a_batch_that_cannot_be_shared_is_judged_once(two):
 @pytest.mark.parametrize(("train", "mesh", "says"), [
     ({"batch": 9}, "dp=2", "train.batch=9 rows do not divide by the 2"),
     ({"batch": 8, "micro": 3}, "dp=2", "train.micro=3 rows do not divide"),
-    ({"batch": 8}, "dp=2,ep=3", "do not divide by the 6"),
-    ({"shard": False}, "tp=2", "train.shard=false goes with dp only"), ({}, "pp=2,cp=2", "pp goes with dp and tp")])
+    ({"batch": 8}, "dp=2,ep=3", "do not divide by the 6")])
 def test_what_cannot_be_divided_is_refused_before_anything_starts(train, mesh, says):
     with pytest.raises(RequestError, match=says):
         refuse_uneven(Train(**train), Mesh.of(mesh))

@@ -114,8 +114,7 @@ def test_days_energy_and_money_follow_from_the_step():
     ("cp=3", {}, "context=128 does not divide into cp=3"), ("ep=2", {}, "no experts do not divide into ep=2"),
     ("pp=4", {"micro": 8}, "1f1b needs at least as many micro-batches as stages: 2 for pp=4"),
     ("dp=2", {"micro": 6}, "train.batch=16 is no multiple of train.micro=6"),
-    ("pp=2,cp=2", {}, "pp goes with dp and tp only"),
-    ("dp=2,tp=2", {"shard": False}, "train.shard=false goes with dp only"), ("xp=2", {}, "no axis 'xp'")])
+    ("xp=2", {}, "no axis 'xp'")])
 def test_a_mesh_that_does_not_fit_is_refused_in_one_line(mesh, train, says):
     with pytest.raises(RequestError, match=says) as error:
         place(run(mesh, **train), "h100-sxm")
@@ -128,3 +127,8 @@ def test_an_unknown_device_is_asked_for():
     with pytest.raises(RequestError, match="no bfloat16 arithmetic"):
         place(run(""), "t4")
     assert place(replace(run(""), train=Train(dtype="float32")), "t4").memory == 16 * 10**9
+
+
+def test_stages_whose_rows_are_cut_too_keep_half_the_activations():
+    whole, cut = (place(run(mesh), "h100-sxm").stages[0].memory for mesh in ("pp=2", "pp=2,cp=2"))
+    assert cut["activations"] == whole["activations"] // 2 and cut["weights"] == whole["weights"]
