@@ -16,15 +16,22 @@ PICTURES = "pictures:"
 
 
 def curate(
-    paths: Annotated[list[Path], typer.Argument(
-        metavar="INPUT", help="Files or folders; the word stdlib is this machine's Python standard library; toy:KIND "
-        "FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, objects, digits,"
+    paths: Annotated[list[Path] | None, typer.Argument(
+        metavar="INPUT", help="Files, folders, archives (WARC, ARC, WET, tar), tables (jsonl, csv, parquet; .gz and "
+        ".zst), HTML, PDF, FASTA; REPOSITORY/.git gives its commits; the word stdlib is this machine's Python "
+        "standard library; toy:KIND FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, objects, digits,"
         " strokes, cues); "
         "pictures:PATH is a folder of pictures, or rows with an image, to be sifted.",
-        show_default=False)],
+        show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
     limit: Annotated[str, typer.Option(help="Keep a sample of about this size: 500k, 20M; 0 = everything.")] = "0",
+    stages: Annotated[str, typer.Option(help="What documents go through, in order: names of corpus/stages, each with "
+                                        "its settings, as in 'repair language:keep=en,de rules'.")] = "rules",
+    text: Annotated[str, typer.Option(help="The column of tables that holds the text; empty = the usual names.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes; 0 = all cores for inputs over 64 MB, else one.")] = 0,
+    explain: Annotated[str, typer.Option(metavar="DOC", help="Say why this document (path or id) is in the corpus OUT "
+                                         "or is not, and decide again; reads nothing else.")] = "",
 ) -> Answer:
     """Raw files to a corpus: read, filter, drop duplicates, split; every decision in a ledger.
 
@@ -33,6 +40,12 @@ def curate(
 
     Example: meristem curate ~/notes src/ --out runs/corpus
 
+    Stopped or killed, the same command goes on where it was.
+
+    Example: meristem curate crawl.warc.gz --stages "repair language:keep=en gopher c4 fineweb" --out runs/web
+
+    Example: meristem curate --explain notes/a.md --out runs/corpus
+
     Example: meristem curate toy:mapping documents=2000 --out runs/mapping
 
     Exit status: 0 ok; 1 the machine failed (a full disk); 2 the request was wrong (an empty folder, a foreign OUT).
@@ -40,6 +53,10 @@ def curate(
     from meristem.corpus import curate as stage
     from meristem.corpus import toy
     from meristem.corpus.find import standard_library
+    if explain:
+        return _explained(out, explain)
+    if not paths:
+        raise RequestError("nothing to read: name a file or a folder, or the word stdlib")
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
         if name in ("scenes", "objects", "digits", "strokes", "cues"):
@@ -49,7 +66,8 @@ def curate(
         return _answer(_pictures(paths, out.expanduser(), seed))
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
     with shown("curate") as progress:
-        corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit), progress=progress)
+        corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit),
+                              stages=stages.split(), text=text, workers=workers, progress=progress)
     return _answer(corpus)
 
 
@@ -67,6 +85,13 @@ def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
           and read_json(folder / SUMMARY)["inputs"] == [str(source.resolve())])
     with shown("curate"):
         return labelled(source, out, seed=seed, sieve=Sieve())
+
+
+def _explained(out: Path, what: str) -> Answer:
+    from meristem.corpus.explain import explain, told
+    from meristem.corpus.store import Corpus
+    rows = explain(Corpus.open(out.expanduser()), what)
+    return Answer({"documents": rows}, told(rows))
 
 
 def _answer(corpus: "Corpus") -> Answer:

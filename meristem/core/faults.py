@@ -12,6 +12,7 @@ dictionary.
 | ckpt.tensors | after each file of tensors |
 | ckpt.written ckpt.manifest | all files are written; the manifest too, but the folder has its temporary name |
 | ckpt.renamed | the new checkpoint is committed, older ones not yet pruned |
+| curate.segment | a segment of what curation has read is whole on disk |
 | ckpt.prune | an old checkpoint is out of the way and about to be deleted |
 """
 import errno

@@ -32,14 +32,29 @@ def digest(path: Path) -> str:
     return state.hexdigest()
 
 
+class Digest:
+    """`digest_bytes` of strings that come one by one."""
+
+    def __init__(self) -> None:
+        self._state = xxhash.xxh3_128()
+
+    def add(self, part: bytes | str) -> None:
+        """One string more."""
+        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        self._state.update(len(raw).to_bytes(8, "little"))
+        self._state.update(raw)
+
+    def hex(self) -> str:
+        """xxh3-128 so far, hex."""
+        return self._state.hexdigest()
+
+
 def digest_bytes(*parts: bytes | str) -> str:
     """xxh3-128 of some strings, each prefixed by its length so that no two lists collide by joining."""
-    state = xxhash.xxh3_128()
+    state = Digest()
     for part in parts:
-        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        state.update(len(raw).to_bytes(8, "little"))
-        state.update(raw)
-    return state.hexdigest()
+        state.add(part)
+    return state.hex()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ A pair that met is judged by its true J, so no text is dropped without a twin th
     seen = Kept(shingles_of=lambda index: ngrams.hashes(text_of(index), SHINGLE))
     twin = seen.twin(index, signature)          # (kept index, J) or None, in which case `index` is kept from now on
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import UInt32, UInt64
@@ -21,6 +21,7 @@ THRESHOLD = 0.7                         # true Jaccard similarity from which a t
 HOPELESS = 0.5                          # estimates below are not verified: 0.7 would be 4.8 standard errors away
 TRIES = 8                               # best candidates that are verified: a twin of 0.8 is among them even where
                                         # thousands of texts share a template (their best estimates stay below 0.75)
+PARTITION = 4 << 20                     # texts whose bands are sorted at once: 200 MB
 BLOCK = 1024                            # shingles hashed at once: 120 x 1024 x 4 bytes stay in the second-level cache
 
 _generator = np.random.default_rng(seed_of("minhash"))
@@ -55,7 +56,7 @@ class Kept:
 
     def twin(self, index: int, own: UInt32[np.ndarray, "120"]) -> tuple[int, float] | None:
         """(index, J) of a kept text that makes `index`, with signature `own`, a duplicate; None, and it is kept."""
-        keys = self._keys(own)
+        keys = [] if own.min() == own.max() == 0xFFFFFFFF else band_keys(own[None])[0].tolist()
         candidates = sorted({other for key in keys for other in self.bands.get(key, ())})
         if candidates:
             estimates = (np.stack([self.signatures[c] for c in candidates]) == own).mean(axis=1)
@@ -72,13 +73,33 @@ class Kept:
             self.bands.setdefault(key, []).append(index)
         return None
 
-    @staticmethod
-    def _keys(own: np.ndarray) -> list[int]:
-        """One hash a band; none for a text too short to have shingles."""
-        if own.min() == own.max() == 0xFFFFFFFF:
-            return []
-        rows = own.reshape(BANDS, ROWS).astype(np.uint64)
-        mixed = np.arange(1, BANDS + 1, dtype=np.uint64)
-        for column in rows.T:
-            mixed = ngrams.mix(mixed * ngrams.ODD + column)
-        return mixed.tolist()
+
+def band_keys(signatures: UInt32[np.ndarray, "n 120"]) -> UInt64[np.ndarray, "n 20"]:
+    """One hash a band of each signature: texts meet where these are equal."""
+    rows = signatures.reshape(len(signatures), BANDS, ROWS)
+    mixed = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), rows.shape[:2]).copy()
+    for column in range(ROWS):
+        mixed = ngrams.mix(mixed * ngrams.ODD + rows[:, :, column])
+    return mixed
+
+
+def meeting(keys: Sequence[np.ndarray], ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each part of a corpus, which of its texts share a band with a text of another id, bool [n].
+
+    `keys` are the band_keys [n, 20] of each part and `ids` uint64 [n]; sorted PARTITION texts at a time, so that memory
+    stays flat. A text that meets nothing has no twin and need not be remembered: most texts.
+    """
+    parts = 1 + sum(map(len, ids)) // PARTITION
+    out = [np.zeros(len(i), dtype=bool) for i in ids]
+    for band in range(BANDS):
+        for part in range(parts):
+            picked = [np.flatnonzero(k[:, band] % np.uint64(parts) == part) for k in keys]
+            key = np.concatenate([k[p, band] for k, p in zip(keys, picked, strict=True)])
+            who = np.concatenate([i[p] for i, p in zip(ids, picked, strict=True)])
+            order = np.lexsort((who, key))
+            same = (np.diff(key[order]) == 0) & (np.diff(who[order]) != 0)
+            hit = np.isin(key, np.unique(key[order][1:][same]))
+            for found, place, some in zip(out, picked, np.split(hit, np.cumsum(list(map(len, picked)))[:-1]),
+                                          strict=True):
+                found[place] |= some
+    return out

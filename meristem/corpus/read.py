@@ -2,24 +2,41 @@
 
 No bytes crash it and none make it hang: files are judged by their first bytes before they are read whole, links are
 never followed, pipes and devices never opened. A text file is UTF-8 (a byte order mark and carriage returns are
-removed). Prose longer than 64 KiB is cut at blank lines into parts, so that a book splits into train and test.
+removed). Prose longer than 64 KiB is cut at blank lines into parts, so that a book splits into train and test. Files of
+rows, web archives, tar, FASTA, PDF and HTML are read by `corpus.formats`, gzip and Zstandard are unpacked on the way.
 
     for item in documents([Path("~/notes").expanduser()]): ...
+
+`records` is cheap and one record at a time, `convert` does the work (charset, main text): a resumed run repeats the
+first alone.
 """
 import ast
+import io
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from meristem.core.errors import RequestError, nearest
 from meristem.core.files import digest_bytes
 from meristem.core.types import Document
-from meristem.corpus import find, licence
+from meristem.corpus import find, licence, web
+from meristem.corpus.formats import git
+from meristem.corpus.formats.base import (
+    LARGEST,
+    SNIFF,
+    Options,
+    Record,
+    Refusal,
+    RefusedError,
+    is_packed,
+    reader_of,
+    unpack,
+)
 
-LARGEST = 8 << 20                       # bytes of a file; a larger one is data or a dump, and memory stays flat
-SNIFF = 8192                            # bytes that are enough to see that a file is not text
+PLAIN = Options()
+Items = Iterator[Record | Refusal]
 PART = 64 << 10                         # characters of a prose document before it is cut
 SKIPPED = {"__pycache__", "site-packages", "dist-packages", "node_modules", ".git", ".hg", ".svn", ".venv", ".tox",
            ".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints"}
@@ -31,20 +48,6 @@ SYMBOLS = b"{}()[];=<>_"
 SYMBOLS_OF_CODE = 0.04                  # share of bytes: 0.08 in the standard library's code, 0.015 in its prose
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A path that gave no document: the rule that says so, and the value the rule saw."""
-
-    path: str
-    bytes: int
-    rule: str
-    value: float | str
-
-
-class _Refused(Exception):
-    """Raised inside this file with (rule, value)."""
-
-
 def documents(paths: Sequence[Path], without: Collection[Path] = ()) -> Iterator[Document | Refusal]:
     """Every file below `paths`, sorted by name; RequestError when a path does not exist or a folder is empty.
 
@@ -53,7 +56,8 @@ def documents(paths: Sequence[Path], without: Collection[Path] = ()) -> Iterator
     """
     for root in roots(paths):
         for path, refusal, terms in walk(root, without):
-            yield from [refusal] if refusal else _read(path, _shown(path, root), terms)
+            for item in [refusal] if refusal else records(path, shown(path, root), terms, options_of(root)):
+                yield from [item] if isinstance(item, Refusal) else convert(item)
 
 
 def roots(paths: Sequence[Path]) -> list[Path]:
@@ -77,6 +81,11 @@ def roots(paths: Sequence[Path]) -> list[Path]:
     return [p for p in dict.fromkeys(resolved) if not any(p != q and p.is_relative_to(q) for q in resolved)]
 
 
+def options_of(root: Path, text: str = "") -> Options:
+    """How the files of a root are read: the archives and tables in the standard library are fixtures of its tests."""
+    return Options(text, formats=not root.is_relative_to(find.standard_library()[0]))
+
+
 def kind_of(name: str, text: str) -> str:
     """ "code" or "prose": by the extension where it is telling, else by a #! line or the share of symbols."""
     extension = os.path.splitext(name)[1].lower()
@@ -97,8 +106,8 @@ def _nearest_path(path: Path) -> str:
         return _nearest_path(parent) if parent != parent.parent else "name an existing one"
 
 
-def _shown(path: Path, root: Path) -> str:
-    """`notes/a.md` for a file of the named folder `notes`; bytes that are not UTF-8 are escaped."""
+def shown(path: Path, root: Path) -> str:
+    """What the ledger calls a file: `notes/a.md` in the named folder `notes`; bytes not UTF-8 are escaped."""
     return _printable(path.relative_to(root.parent))
 
 
@@ -106,8 +115,8 @@ def _printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _unreadable(shown: str, error: OSError) -> Refusal:
-    return Refusal(shown, 0, "unreadable", error.strerror or str(error))
+def _unreadable(name: str, error: OSError) -> Refusal:
+    return Refusal(name, 0, "unreadable", error.strerror or str(error))
 
 
 def walk(root: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, Refusal | None, str]]:
@@ -121,13 +130,13 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, Ref
         if path in without:
             continue
         refusal = _refuse_unread(path, root)
-        if refusal or not path.is_dir():
+        if refusal or not path.is_dir() or (path == root and git.is_repository(path)):
             yield path, refusal, terms
             continue
         try:
             inside = sorted(path.iterdir(), reverse=True)
         except OSError as error:
-            yield path, _unreadable(_shown(path, root), error), terms
+            yield path, _unreadable(shown(path, root), error), terms
             continue
         terms = licence.of_folder(path) or terms
         stack += [(p, terms) for p in inside]
@@ -135,64 +144,144 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, Ref
 
 def _refuse_unread(path: Path, root: Path) -> Refusal | None:
     """Why a path is not even opened: a link, a pipe or device, a folder that holds nobody's writing."""
-    shown = _shown(path, root)
+    name = shown(path, root)
     try:
         mode = path.lstat().st_mode
         if path != root and stat.S_ISLNK(mode):
-            return Refusal(shown, 0, "link", _printable(os.readlink(path)))
+            return Refusal(name, 0, "link", _printable(os.readlink(path)))
     except OSError as error:
-        return _unreadable(shown, error)
+        return _unreadable(name, error)
     if stat.S_ISDIR(mode):
-        return Refusal(shown, 0, "skipped_folder", path.name) if path != root and path.name in SKIPPED else None
-    return None if stat.S_ISREG(mode) else Refusal(shown, 0, "not_a_file", stat.filemode(mode)[0])
+        return Refusal(name, 0, "skipped_folder", path.name) if path != root and path.name in SKIPPED else None
+    return None if stat.S_ISREG(mode) else Refusal(name, 0, "not_a_file", stat.filemode(mode)[0])
 
 
-def _read(path: Path, shown: str, terms: str) -> Iterator[Document | Refusal]:
-    size = 0
+def records(path: Path, name: str, terms: str = licence.UNKNOWN, options: Options = PLAIN,
+            opened: Callable[[BinaryIO], None] = lambda f: None) -> Items:
+    """What a file holds before it is decoded: itself, or its rows, pages, members, sequences or commits.
+
+    `opened` is given the open file: where it stands tells how far the reading is.
+    """
     try:
+        if path.is_dir():
+            yield from (_under(item, terms) for item in git.commits(path, name))
+            return
         with open(path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            raw = _bytes_of_text(f, size)
-        text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except _Refused as refused:
-        yield Refusal(shown, size, *refused.args)
-    except UnicodeDecodeError as error:
-        yield Refusal(shown, size, "invalid_utf8", error.start)
+            opened(f)
+            for item in records_of(f, name, os.fstat(f.fileno()).st_size, options):
+                yield _under(item, terms)
+    except RefusedError as refused:
+        yield Refusal(name, 0, *refused.args)
     except OSError as error:
-        yield _unreadable(shown, error)
+        yield _unreadable(name, error)
+
+
+def records_of(f: BinaryIO, name: str, size: int, options: Options, nested: bool = False) -> Items:
+    """The records of an open file; what its reader refuses is the last of them. `nested`: it is part of another."""
+    head = f.read(SNIFF)
+    stream = cast(BinaryIO, io.BufferedReader(_Again(head, f))) if nested else f
+    if not nested:
+        f.seek(0)
+    try:
+        if options.formats and is_packed(head):
+            stream = unpack(stream)
+            head = stream.peek(SNIFF)[:SNIFF]                  # type: ignore[attr-defined]
+            size = -1
+        reader = reader_of(name, head) if options.formats else None
+        if reader and nested and reader.__name__.endswith(".tar"):
+            yield Refusal(name, size, "nested", "tar inside tar")
+        elif reader:
+            yield from reader.records(stream, name, options)
+        else:
+            yield Record(name, _bytes_of_text(stream, size))
+    except RefusedError as refused:
+        yield Refusal(name, max(size, 0), *refused.args)
+
+
+def convert(record: Record) -> Iterator[Document | Refusal]:
+    """The documents of a record, decoded; a long text is several."""
+    try:
+        text, charset = _text(record)
+    except RefusedError as refused:
+        yield Refusal(record.name, len(record.raw), *refused.args)
+        return
+    terms = licence.of_text(text) or record.licence or licence.UNKNOWN
+    told = str(record.meta.get("path") or os.path.basename(record.name))
+    kind = record.kind or kind_of(told, text)
+    more = {key: record.meta[key] for key in ("url", "date", "title") if record.meta.get(key)}
+    more |= {"charset": charset} if charset not in ("utf-8", "") else {}
+    for name, part in _parts(record.name, text, kind):
+        raw = part.encode()
+        meta = {"path": name, "kind": "prose" if name != record.name else kind, "bytes": len(raw), **more}
+        yield Document(digest_bytes(raw), record.name, terms, {"text": part}, meta)
+
+
+def _under(item: Record | Refusal, terms: str) -> Record | Refusal:
+    """A record under its folder's licence where it states none."""
+    from dataclasses import replace
+    return item if isinstance(item, Refusal) or item.licence else replace(item, licence=terms)
+
+
+def _text(record: Record) -> tuple[str, str]:
+    """(text, charset) of a record; RefusedError when it has none."""
+    if record.media == "pdf":
+        return web.pdf(record.raw), ""
+    if record.media == "html":
+        page, charset = web.decode(record.raw, record.meta.get("charset", ""))
+        return web.main_text(page), charset
+    if record.meta.get("web"):
+        text, charset = web.decode(record.raw, record.meta.get("charset", ""))
     else:
-        terms = licence.of_text(text) or terms
-        kind = kind_of(path.name, text)
-        for name, part in _parts(shown, text, kind):
-            raw = part.encode()
-            meta = {"path": name, "kind": "prose" if name != shown else kind, "bytes": len(raw)}
-            yield Document(digest_bytes(raw), shown, terms, {"text": part}, meta)
+        try:
+            text, charset = record.raw.decode("utf-8-sig"), "utf-8"
+        except UnicodeDecodeError as error:
+            raise RefusedError("invalid_utf8", error.start) from None
+    if (zero := text.find("\0")) >= 0:
+        raise RefusedError("binary", zero)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), charset
 
 
-def _bytes_of_text(f, size: int) -> bytes:
+def _bytes_of_text(f: BinaryIO, size: int) -> bytes:
     """The whole of an open file that may be text; the size is checked again, for files that grow or hide it."""
     raw = f.read(SNIFF)
     if not raw:
-        raise _Refused("empty", 0)
+        raise RefusedError("empty", 0)
     if b"\0" not in raw:
         if size > LARGEST:
-            raise _Refused("too_large", size)
-        raw += f.read(LARGEST + 1 - len(raw))
+            raise RefusedError("too_large", size)
+        while len(raw) <= LARGEST and (block := f.read(LARGEST + 1 - len(raw))):
+            raw += block
         if len(raw) > LARGEST:
-            raise _Refused("too_large", len(raw))
+            raise RefusedError("too_large", len(raw))
     if (zero := raw.find(b"\0")) >= 0:
-        raise _Refused("binary", zero)
+        raise RefusedError("binary", zero)
     return raw
 
 
-def _parts(shown: str, text: str, kind: str) -> Iterator[tuple[str, str]]:
+class _Again(io.RawIOBase):
+    """A stream that cannot go back, with what was read of it put before it."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self.head, self.stream = head, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        block = self.head[: len(into)] or self.stream.read(len(into))
+        self.head = self.head[len(into):]
+        into[: len(block)] = block
+        return len(block)
+
+
+def _parts(name: str, text: str, kind: str) -> Iterator[tuple[str, str]]:
     """(name, text) of the documents in one file: the file itself, or its topics or parts as `file#part`."""
-    if shown.endswith("pydoc_data/topics.py") and (topics := _topics(text)):
-        yield from ((f"{shown}#{name}", topic) for name, topic in topics.items())
-    elif kind == "code" or len(text) <= PART:
-        yield shown, text
+    if name.endswith("pydoc_data/topics.py") and (topics := _topics(text)):
+        yield from ((f"{name}#{topic}", text) for topic, text in topics.items())
+    elif kind != "prose" or len(text) <= PART:
+        yield name, text
     else:
-        yield from ((f"{shown}#{n}", part) for n, part in enumerate(_cut(text), start=1))
+        yield from ((f"{name}#{n}", part) for n, part in enumerate(_cut(text), start=1))
 
 
 def _topics(text: str) -> dict[str, str]:
