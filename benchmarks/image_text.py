@@ -33,8 +33,7 @@ from meristem.train.run import pretrain
 
 Row = dict[str, Any]
 TONES = {"light": 0x1F3FB, "medium-light": 0x1F3FC, "medium": 0x1F3FD, "medium-dark": 0x1F3FE, "dark": 0x1F3FF}
-PHRASES = ("{}", "{}", "a picture of {}", "an icon of {}", "this is {}", "a drawing: {}", "the emoji {}",
-           "{}, a picture")
+PHRASES = ("a picture of {}", "an icon of {}", "this is {}", "a drawing: {}", "the emoji {}", "{}, a picture")
 ONE_GLYPH = (136, 128)                  # pixels of Noto's bitmaps at its only size, 109
 RANKS = {"a": "ace", "j": "jack", "q": "queen", "k": "king"}
 THINGS = ("animals", "food", "plants", "people", "transportation", "buildings", "tools")       # folders of clip art
@@ -59,7 +58,7 @@ def phrased(caption: str, key: str) -> str:
 def emoji(folder: Path) -> Iterator[tuple[Row, bytes]]:
     """Noto's rows with their pictures."""
     with tarfile.open(folder / "noto72.tar.gz") as tar:
-        pictures = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isreg()}  # type: ignore[union-attr]
+        pictures = {m.name.rpartition("/")[2]: found.read() for m in tar if (found := tar.extractfile(m))}
     for text in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(text)
         if row["file"] in pictures:
@@ -99,11 +98,11 @@ def tones(a: argparse.Namespace, edits: Row) -> None:
             which = "class" if new else "combination" if tone == apart else "seen"
             asked = {"image": file, "text": f"{name}: {tone} skin tone"}
             sets[which].append({**asked, "name": name, "tone": f"{tone} skin tone"})
-            if which == "seen":
-                train.append({**asked, "text": phrased(asked["text"], file)})
+            if which == "seen":                                # as it is asked, and in another phrasing
+                train += [asked, {**asked, "text": phrased(asked["text"], file)}]
         if not new:
             pictures[f"{number}.png"] = raw
-            train.append({"image": f"{number}.png", "text": phrased(name, str(number))})
+            train += [{"image": f"{number}.png", "text": text} for text in (name, phrased(name, str(number)))]
     rng.shuffle(train)
     sets["seen"] = rng.sample(sets["seen"], len(sets["combination"]))
     held = len(train) // 20
