@@ -24,6 +24,11 @@ COUNTS = [
     ("clip", "clip-vit-b32", 151_277_313),                     # openai/CLIP's code, with logit_scale
     ("clip", "clip-vit-b16", 149_620_737),
     ("clip", "clip-vit-l14", 427_616_513),
+    ("resnet", "resnet-18", 11_689_512 - 998 * 513),           # torchvision's counts, with two classes for 1,000
+    ("resnet", "resnet-34", 21_797_672 - 998 * 513),
+    ("resnet", "resnet-50", 25_557_032 - 998 * 2049),
+    ("resnet", "resnet-101", 44_549_160 - 998 * 2049),
+    ("resnet", "resnet-152", 60_192_808 - 998 * 2049),
     ("sam", "sam-vit-b", 93_735_472),                          # segment-anything's code, without its random table
     ("sam", "sam-vit-l", 312_342_832),
     ("sam", "sam-vit-h", 641_090_608),
