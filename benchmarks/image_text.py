@@ -210,13 +210,17 @@ def words(stem: str) -> str:
 
 
 def fit(recipe: str, corpus: Corpus, a: argparse.Namespace, edits: Row, out: Path) -> Path:
-    """Train a recipe on a corpus; prints CPU seconds, parameters and the last losses."""
+    """Train a recipe on a corpus; prints CPU minutes (of all its launches), parameters and the last losses."""
     run, _ = resolve(recipe, {"data.corpus": str(corpus.folder), "seed": a.seed, **edits})
-    start = time.process_time()
-    pretrain(run, out)
+    start, spent = time.process_time(), out.with_name(out.name + ".cpu")
+    try:
+        pretrain(run, out)
+    finally:
+        before = float(spent.read_text()) if spent.is_file() else 0.0
+        spent.write_text(str(before + time.process_time() - start))
     result = json.loads((out / "result.json").read_text())
     manifest = json.loads((out / "manifest.json").read_text())
-    print(json.dumps({"run": str(out), "cpu_minutes": round((time.process_time() - start) / 60, 2),
+    print(json.dumps({"run": str(out), "cpu_minutes": round(float(spent.read_text()) / 60, 2),
                       "parameters": manifest["parameters"], **{k: result[k] for k in ("loss", "validation", "step")}}))
     return out
 
