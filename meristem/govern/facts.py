@@ -32,11 +32,17 @@ class RunFacts:
     evals: list[Tree]
     config: Tree                        # model/config.json
     weights: Tree                       # model/MANIFEST.json
+    pictures: list[Path]                # what it painted while it trained, and overlays of its evaluations
 
     @property
     def adapted(self) -> bool:
         """Started from another model."""
         return bool(self.recipe.base)
+
+    @property
+    def sees(self) -> bool:
+        """Whether it was trained on pictures."""
+        return self.recipe.data.examples.startswith("picture")
 
     @property
     def scores(self) -> list[Tree]:
@@ -74,7 +80,9 @@ def gather_run(folder: Path) -> RunFacts:
     return RunFacts(folder, folder.resolve().name, run, manifest, result, energy,
                     _lines(folder / "log.jsonl"), _lines(folder / "samples.jsonl"),
                     [_tree(p) for p in sorted((folder / "evals").glob("*.json"))],
-                    _tree(folder / "model" / "config.json"), _tree(folder / "model" / MANIFEST))
+                    _tree(folder / "model" / "config.json"), _tree(folder / "model" / MANIFEST),
+                    [*sorted((folder / "samples").glob("*.png"), key=lambda p: (len(p.name), p.name)),
+                     *sorted((folder / "evals").glob("*.png"))])
 
 
 def corpus_of(run: RunFacts) -> Path | None:

@@ -5,6 +5,7 @@
 The page has no script and fetches nothing, follows the reader's light or dark setting, fits a phone and prints.
 Whatever a corpus or a model wrote is escaped by jinja2. Numbers that are not in the folder are shown as gaps.
 """
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -79,6 +80,9 @@ def gaps(facts: Facts) -> list[str]:
 def next_steps(facts: Facts) -> list[str]:
     """Commands that make sense now."""
     last = facts.runs[-1].folder
+    if facts.runs[-1].sees:
+        painted = [f"meristem generate {last} --out grid.png"] if facts.runs[-1].pictures else []
+        return [*painted, f"meristem evaluate {last} --corpus CORPUS", f"meristem card {facts.runs[0].folder}"]
     return [f"meristem chat {last}", f'meristem generate {last} "def "', f"meristem export {last} --to hf",
             f"meristem card {facts.runs[0].folder}"]
 
@@ -90,8 +94,9 @@ def _title(facts: Facts) -> str:
 def _lead(facts: Facts) -> list[str]:
     """Plain and bold pieces in turn."""
     base, last = facts.runs[0], facts.runs[-1]
-    out = ["A language model of ", f"{short(base.manifest.get('parameters'))} parameters", ", trained from scratch on ",
-           f"{short(base.result.get('tokens'))} tokens", " in ", duration(base.result.get("train_seconds"))]
+    kind, unit = ("model of pictures", "pictures") if base.sees else ("language model", "tokens")
+    out = [f"A {kind} of ", f"{short(base.manifest.get('parameters'))} parameters", ", trained from scratch on ",
+           f"{short(base.result.get('tokens'))} {unit}", " in ", duration(base.result.get("train_seconds"))]
     bits = _score(base, "bits_per_byte")
     if bits and bits["baseline"]:
         gain = 1 - bits["value"] / bits["baseline"]["value"]
@@ -198,7 +203,7 @@ def _run(run: RunFacts, facts: Facts) -> dict[str, Any]:
     return {"id": f"run-{run.name}", "short": f"Run {run.name}",
             "heading": f"How {run.name} was {'adapted' if adapted else 'trained'}", "story": story,
             "loss": _loss(loss, held_out, None if adapted else _forecast(facts.plan, t.steps)), "rate": _rate(rate),
-            "samples": _samples(run)}
+            "samples": _samples(run), "pictures": list(_pictures(run))}
 
 
 def _rate(rate: list[svg.Point]) -> Any:
@@ -239,6 +244,16 @@ def _samples(run: RunFacts) -> list[dict[str, str]]:
     losses = {row["step"]: row["loss"] for row in run.log if row.get("loss") is not None}
     return [{"step": count(row["step"]), "text": row["text"],
              "note": f"loss {losses[row['step']]:.2f}" if row["step"] in losses else ""} for row in rows]
+
+
+def _pictures(run: RunFacts) -> Iterator[dict[str, str]]:
+    """Grids and overlays inside the page itself; of many grids the first, the last and some between."""
+    grids = [path for path in run.pictures if path.parent.name == "samples"]
+    if len(grids) > SAMPLES:
+        grids = [grids[round(i * (len(grids) - 1) / (SAMPLES - 1))] for i in range(SAMPLES)]
+    for path in [*grids, *(path for path in run.pictures if path.parent.name != "samples")]:
+        name = f"step {int(path.stem):,}" if path.stem.isdigit() else _words(path.stem)
+        yield {"name": name, "data": base64.b64encode(path.read_bytes()).decode()}
 
 
 def _plan(facts: Facts, base: RunFacts) -> dict[str, Any] | None:

@@ -2,10 +2,16 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from meristem.codecs.image import encode
+from meristem.core.config import Part, to_dict
 from meristem.core.errors import RequestError
+from meristem.core.files import write_json
+from meristem.core.run import Data, Run
 from meristem.govern import report, svg
 
 VOID = {"meta", "link", "br", "img", "rect", "line", "circle", "path", "i"}
@@ -130,3 +136,15 @@ def test_smoothing_keeps_lines_straight_and_noise_down():
     assert [y for _, y in svg.smooth(straight, 0.1)] == pytest.approx([y for _, y in straight])
     jagged = [(float(i), float(i % 2)) for i in range(100)]
     assert all(0.3 < y < 0.7 for _, y in svg.smooth(jagged, 0.1)[5:-5])
+
+
+def test_pictures_are_inside_the_page(tmp_path: Path) -> None:
+    run = Run("painter", model=Part("unet", {}), data=Data(examples="pictures"))
+    write_json(tmp_path / "recipe.json", to_dict(run))
+    for name in ("samples/200.png", "samples/1000.png", "evals/masks.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode(np.zeros((3, 4, 4), dtype=np.uint8)))
+    page = report.write(tmp_path).read_text()
+    assert page.count("data:image/png;base64,iVBOR") == 3 and "A model of pictures" in page
+    assert page.index("step 200") < page.index("step 1,000") < page.index("masks")
+    assert "meristem chat" not in page and "--out grid.png" in page
