@@ -57,6 +57,11 @@ def generate(
     avoid: Annotated[str, typer.Option(help="Pictures: what they should not show.")] = "",
     best_of: Annotated[int, typer.Option(help="Pictures: show the best of so many, where the model can judge.",
                                          min=1)] = 1,
+    segment: Annotated[Path | None, typer.Option(help="Masks of this picture: of everything, or of what --click and "
+                                                      "--box say.", show_default=False)] = None,
+    click: Annotated[list[str] | None, typer.Option(help="With --segment: x,y on the object; may be repeated.")] = None,
+    away: Annotated[list[str] | None, typer.Option(help="With --segment: x,y not on the object.")] = None,
+    box: Annotated[str, typer.Option(help="With --segment: left,top,right,bottom around the object.")] = "",
 ) -> Answer:
     """Let a model go on from a prompt, fill the gap before --suffix, or paint; the same seed gives the same output.
 
@@ -64,9 +69,14 @@ def generate(
 
     Example: meristem generate runs/diffusion "a red circle" --out grid.png
 
+    Example: meristem generate runs/sam --segment photo.png --click 30,40 --out masks.png
+
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (no model there, a prompt longer than the context).
     """
-    from meristem.cli import painting
+    from meristem.cli import painting, segmenting
+    if segment:
+        asked_for = segmenting.Prompted(segment, out, tuple(click or ()), tuple(away or ()), box)
+        return segmenting.answer(model, asked_for)
     if out or painting.paints(model):
         asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength)
         return painting.answer(model, asked, steps=steps, guidance=guidance, sampler=sampler, avoid=avoid, seed=seed,

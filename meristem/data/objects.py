@@ -86,7 +86,7 @@ class Rendered:
     @property
     def dark(self) -> Bool[np.ndarray, "H W"]:
         """The ground in shadow, whoever casts it."""
-        return self.shadows.any(0)
+        return np.asarray(self.shadows.any(0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -248,10 +248,24 @@ class Model(nn.Module):
         super().__init__()
         self.config = c
         self.encoder, self.prompts, self.decoder = Encoder(c), Prompts(c), Decoder(c)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """The encoder as a ViT; in the decoder a key begins as the query of the same vector.
+
+        So a prompt looks at its own place from the first step: with two random maps a small model answered every prompt
+        with nothing for its first 300 steps.
+        """
         for name, module in self.named_modules():
             if isinstance(module, Linear) and name.startswith("encoder"):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+            if isinstance(module, CrossAttention):
+                nn.init.orthogonal_(module.q.weight)
+                module.k.weight.data.copy_(module.q.weight.data)
+        for table in (self.prompts.says, self.prompts.nothing, self.prompts.no_draft, self.decoder.quality,
+                      self.decoder.masks):
+            nn.init.normal_(table, std=0.1)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D G G"]:
         """What the decoder sees of pictures."""

@@ -8,6 +8,7 @@ middle of the first; boxes are (first x, first y, last x, last y), both ends ins
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 AWAY, OBJECT, FIRST, LAST = range(4)    # what a point says: not the object, the object, a box's two corners
 BLANK, PADDING = -1, -2                 # a point that says nothing (beside points without a box), and none at all
@@ -69,7 +70,7 @@ def depth(masks: Bool[Tensor, "*B H W"]) -> Float[Tensor, "*B H W"]:
 
     Exact: the distance along the column first, then the nearest of all columns (Felzenszwalb & Huttenlocher 2012).
     """
-    padded = torch.nn.functional.pad(masks, (1, 1, 1, 1))
+    padded = F.pad(masks, (1, 1, 1, 1))
     high, wide = padded.shape[-2:]
     rows = torch.arange(high, device=masks.device)[:, None].float()
     outside = torch.where(padded, torch.full_like(rows, -float("inf")), rows)
@@ -92,3 +93,17 @@ def at(masks: Bool[Tensor, "*B H W"], points: Float[Tensor, "*B 2"]) -> Bool[Ten
     """Whether each point lies in its mask."""
     place = points[..., 1].long() * masks.shape[-1] + points[..., 0].long()
     return masks.flatten(-2).gather(-1, place[..., None])[..., 0]
+
+
+def choose(quality: Float[Tensor, "*B M"], sure: Bool[Tensor, "*B"]) -> Int[Tensor, "*B"]:
+    """Which mask answers: the first to a clear prompt, else the one of the others that is expected to be best."""
+    return torch.where(sure, 0, 1 + quality[..., 1:].argmax(-1))
+
+
+def grown(masks: Float[Tensor, "*B h w"], side: int) -> Float[Tensor, "*B H W"]:
+    """Logits at the side of the picture."""
+    if masks.shape[-1] == side:
+        return masks
+    flat = masks.flatten(0, -3)[:, None]
+    return F.interpolate(flat, size=(side, side), mode="bilinear", align_corners=False)[:, 0].unflatten(
+        0, masks.shape[:-2])

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from meristem.codecs.base import Codec
@@ -61,6 +62,12 @@ class Objective(nn.Module, abc.ABC):
     def settled(self, config: Any, held_out: Sequence[Batch]) -> Any:
         """The model's config as it is written at the end: with what only the trained weights tell, if anything."""
         return config
+
+    illustrates = False                 # whether `illustrate` shows something
+
+    def illustrate(self, batch: Batch) -> UInt8[Tensor, "N C H W"]:
+        """Pictures of what the model makes of some rows."""
+        raise RequestError("this objective shows no pictures")
 
     def weight(self, batch: Batch) -> Tensor:
         """How many terms the loss sums over (scalar); the trainer divides by the total over micro-batches and ranks."""

@@ -1,24 +1,40 @@
 """Promptable segmentation: a click or a box, then clicks into what is still wrong, each answered by masks.
 
-Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, section 3 and appendix A ("Training algorithm"): 20 focal loss
+Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, section 3 and appendix A ("Training algorithm"): focal loss
 (Lin et al. 2017, https://arxiv.org/abs/1708.02002) + dice loss (Milletari et al. 2016,
 https://arxiv.org/abs/1606.04797), the least of three masks where one click leaves open what is meant, and the squared
 error of the expected IoU. The paper sums the loss over all rounds of a prompt; here a step draws how many rounds went
 before and learns from the one after them, which costs one forward pass of the encoder instead of all rounds' memory.
+`focal` weighs the focal loss: 20 in the paper, 5 here, where nothing is pretrained.
 
     meristem pretrain sam data.corpus=OBJECTS
 """
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.core.errors import RequestError
 from meristem.core.types import Batch
+from meristem.generate.segment import ask, overlay, see, single
 from meristem.nn.image import between
-from meristem.nn.segment import AWAY, BLANK, FIRST, LAST, OBJECT, PADDING, at, boxes_of, overlap, somewhere
+from meristem.nn.segment import (
+    AWAY,
+    BLANK,
+    FIRST,
+    LAST,
+    OBJECT,
+    PADDING,
+    at,
+    boxes_of,
+    centre,
+    choose,
+    grown,
+    overlap,
+    somewhere,
+)
 from meristem.objectives.base import Objective
 
 JITTER, FURTHEST = 0.1, 20.0            # of a box's side, and pixels: how far its corners are off (appendix A)
@@ -41,7 +57,9 @@ class Segment(Objective):
     """Summed over prompts; facts: `iou` of the mask that the model itself ranks first, `quality` how far it errs there.
     """
 
-    def __init__(self, model: nn.Module, rounds: int = 4, focal: float = 20.0, boxes: float = 0.5):
+    illustrates = True
+
+    def __init__(self, model: nn.Module, rounds: int = 4, focal: float = 5.0, boxes: float = 0.5):
         super().__init__(model)
         if "decoder_heads" not in vars(model.config):
             raise RequestError("segment needs a model that answers prompts with masks; set model.name=sam")
@@ -53,7 +71,7 @@ class Segment(Objective):
             raise RequestError("segment needs the masks of objects; set data.examples=segments")
         images, masks = between(batch["images"]), batch["masks"].bool()
         points, signs = self.first(masks)
-        side = 4 * self.model.config.grid                                        # type: ignore[union-attr]
+        side = 4 * cast(Any, self.model.config).grid
         made: Batch = {**batch, "images": images, "masks": masks, "points": points, "signs": signs,
                        "drafts": torch.zeros(*masks.shape[:2], side, side),
                        "drafted": torch.zeros(masks.shape[:2], dtype=torch.bool)}
@@ -91,6 +109,16 @@ class Segment(Objective):
         return {**batch, "points": points, "signs": signs, "drafts": draft,
                 "drafted": torch.ones_like(batch["drafted"])}
 
+    def illustrate(self, batch: Batch) -> UInt8[Tensor, "N 3 H W"]:
+        """The mask that answers a click in the middle of the first object of each row, laid over its picture."""
+        out = []
+        for image, masks in zip(batch["images"].numpy(), batch["masks"].bool(), strict=True):
+            click = centre(masks[:1])
+            found = ask(self.model, see(self.model, image), *single(click))
+            (x, y), = click.tolist()
+            out.append(torch.from_numpy(overlay(image, found.masks.numpy(), [(x, y, True)])))
+        return torch.stack(out)
+
     def weight(self, batch: Batch) -> Tensor:
         """Prompts."""
         return torch.tensor(float(batch["masks"].shape[0] * batch["masks"].shape[1]))
@@ -116,20 +144,6 @@ class Segment(Objective):
 def clear(batch: Batch) -> Bool[Tensor, "B P"]:
     """Prompts that say what is meant: a box, or more than one click."""
     return batch["drafted"] | (batch["signs"][..., 1] != BLANK)
-
-
-def choose(quality: Float[Tensor, "B P M"], sure: Bool[Tensor, "B P"]) -> Tensor:
-    """Which mask answers: the first to a clear prompt, else the one of the others that is expected to be best."""
-    return torch.where(sure, 0, 1 + quality[..., 1:].argmax(-1))
-
-
-def grown(masks: Float[Tensor, "*B h w"], side: int) -> Float[Tensor, "*B H W"]:
-    """Logits at the side of the picture."""
-    if masks.shape[-1] == side:
-        return masks
-    flat = masks.flatten(0, -3)[:, None]
-    return F.interpolate(flat, size=(side, side), mode="bilinear", align_corners=False)[:, 0].unflatten(
-        0, masks.shape[:-2])
 
 
 def focal(logits: Float[Tensor, "*B H W"], truth: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:

@@ -15,7 +15,7 @@ def sam() -> Run:
     """
     return Run(
         name="sam",
-        model=Part("sam", {"image": 64, "patch": 4, "dim": 128, "layers": 4, "heads": 4, "window": 8, "whole": [1, 3],
-                           "width": 64, "decoder_heads": 4, "decoder_hidden": 256, "quality_hidden": 64}),
+        model=Part("sam", {"image": 64, "patch": 8, "dim": 160, "layers": 4, "heads": 4, "window": 0, "width": 128,
+                           "decoder_heads": 4, "decoder_hidden": 256, "quality_hidden": 64}),
         objective=Part("segment", {}), data=Data(codec=Part("bpe", {"vocab": 512}), examples="segments"),
-        train=Train(steps=1500, batch=16, context=16, lr=1e-3, warmup=100, weight_decay=0.05))
+        train=Train(steps=2000, batch=16, context=16, lr=1e-3, warmup=100, weight_decay=0.05))

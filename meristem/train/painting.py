@@ -108,7 +108,7 @@ def sampler(objective: Objective, batch: Batch, codec: Codec, folder: Path, seed
     try:
         painter = objective.painter(codec)
     except RequestError:
-        return None
+        return illustrator(objective, batch, folder)
     if "new" not in painter.hows:
         return None
     texts = objective.asked(batch, codec, SHOWN)
@@ -119,5 +119,21 @@ def sampler(objective: Objective, batch: Batch, codec: Codec, folder: Path, seed
             images = paint(painter, Wish(texts, seed=seed_of(seed, "sample")))
         path = folder / FOLDER / f"{step}.png"
         write_bytes(path, as_grid(images))
+        return path
+    return draw
+
+
+def illustrator(objective: Objective, batch: Batch, folder: Path) -> Callable[[int], Path] | None:
+    """What draws `samples/STEP.png` of a run that paints nothing but can show what it sees; None where it cannot."""
+    if not objective.illustrates:
+        return None
+
+    def draw(step: int) -> Path:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"), torch.no_grad():
+            torch.manual_seed(0)
+            shown = objective.illustrate({key: value[:SHOWN] for key, value in batch.items()})
+        path = folder / FOLDER / f"{step}.png"
+        write_bytes(path, encode(grid(shown.numpy())))
         return path
     return draw

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from meristem.core.errors import RequestError
 from meristem.models import vit
 from meristem.models.sam import Config, Model
-from meristem.nn.segment import AWAY, BLANK, FIRST, LAST, OBJECT, PADDING, at, boxes_of
-from meristem.objectives.segment import Segment, clear, dice, focal, grown
+from meristem.nn.segment import AWAY, BLANK, FIRST, LAST, OBJECT, PADDING, at, boxes_of, grown
+from meristem.objectives.segment import Segment, clear, dice, focal
 
 SMALL = Config(image=16, patch=2, dim=16, layers=1, heads=2, window=4, whole=(0,), width=16, decoder_heads=2,
                decoder_hidden=16, quality_hidden=16)
@@ -35,7 +35,8 @@ def test_first_prompts_are_clicks_inside_and_boxes_around() -> None:
     boxed = signs[..., 0] == FIRST
     assert 0.3 < float(boxed.float().mean()) < 0.7 and points.shape == (64, 4, 5, 2)
     assert bool((signs[..., 2:] == PADDING).all())
-    assert bool((signs[boxed][:, 1] == LAST).all()) and bool((signs[~boxed][:, :2] == torch.tensor([OBJECT, BLANK])).all())
+    assert bool((signs[boxed][:, 1] == LAST).all())
+    assert bool((signs[~boxed][:, :2] == torch.tensor([OBJECT, BLANK])).all())
     assert bool(at(masks[~boxed], points[~boxed][:, 0]).all())
     off = points[boxed][:, :2].flatten(1) - boxes_of(masks)[boxed]
     assert 0.3 < float(off.std()) < 1.0 and float(off.abs().max()) < 4         # a tenth of sides of 4 to 7
