@@ -19,9 +19,9 @@ def curate(
     paths: Annotated[list[Path] | None, typer.Argument(
         metavar="INPUT", help="Files, folders, archives (WARC, ARC, WET, tar), tables (jsonl, csv, parquet; .gz and "
         ".zst), HTML, PDF, FASTA; REPOSITORY/.git gives its commits; the word stdlib is this machine's Python "
-        "standard library; toy:KIND FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures (scenes, objects, digits,"
-        " strokes, cues); "
-        "pictures:PATH is a folder of pictures, or rows with an image, to be sifted.",
+        "standard library; toy:KIND FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures "
+        "(scenes, objects, digits, strokes, cues); pictures:PATH is a folder of pictures, rows with an image, or a tar "
+        "of them, to be sifted.",
         show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -79,8 +79,8 @@ def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
     from meristem.data.sieve import Sieve
     source = Path(str(paths[0])[len(PICTURES):]).expanduser()
     if len(paths) > 1 or not is_labelled(source):
-        raise RequestError(f"{PICTURES}{source} is one folder of pictures or one .jsonl of rows with an image; "
-                           "name one that exists, alone")
+        raise RequestError(f"{PICTURES}{source} is one folder of pictures, one .jsonl of rows with an image or one tar "
+                           "of pictures; name one that exists, alone")
     claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
           and read_json(folder / SUMMARY)["inputs"] == [str(source.resolve())])
     with shown("curate"):

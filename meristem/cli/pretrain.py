@@ -118,7 +118,9 @@ def execute(run: "Run", folder: Path, fresh: bool, allow_drift: bool, source: Pa
     loss = f", validation loss {result['validation']:.4f}" if result.get("validation") is not None else ""
     if kept := result.get("forgetting"):
         loss += f"; the base's loss {kept['before']:.4f} -> {kept['after']:.4f} ({kept['rise']:+.4f}) on {kept['on']}"
-    then = shell("meristem", "generate", folder, "def ")
+    judged = run.data.examples == "pictures" and run.objective.name in ("classify", "contrastive")
+    then = (shell("meristem", "evaluate", folder, "--corpus", run.data.corpus) if judged
+            else shell("meristem", "generate", folder, "def "))
     model = folder / ("model" if (folder / "model").is_dir() else "adapter")
     return Answer({"run": str(folder), **result, "model": str(model)}, f"{model}: {result['step']} steps{loss}\n"
                   f"next: {then}")
