@@ -19,6 +19,7 @@ from torch import nn
 from meristem.adapt import base, files
 from meristem.core.errors import RequestError, nearest
 
+WRAPPING = ("lora", "ia3", "bottleneck")
 
 class Bank:
     """Adapters of one base by name; `module` computes with the one in use."""
@@ -33,15 +34,13 @@ class Bank:
 
     def add(self, name: str, folder: Path) -> None:
         """Read an adapter; RequestError where it is of another base or does not wrap layers, and nothing changes."""
+        if (method := files.method(folder)) not in WRAPPING:
+            raise RequestError(f"{folder}: {method} changes the base, so it cannot share it; use {', '.join(WRAPPING)}")
         before = self.active
         self.use(None)
         try:
-            made = files.load(folder, self.module, self.family, self.base_hash)
-            layers = base.layers(self.module, base.Layer)
-            if made is not self.module or not layers or any(
-                    base.linears(self.module)[n] is not self.plain[n] for n in layers):
-                raise RequestError(f"{folder} changes the base, so it cannot share it; use lora, ia3 or bottleneck")
-            self.kept[name] = layers
+            files.load(folder, self.module, self.family, self.base_hash)
+            self.kept[name] = base.layers(self.module, base.Layer)
         finally:
             self._bare()
             self.use(before)

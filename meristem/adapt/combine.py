@@ -11,7 +11,6 @@ random and the rest divided by `density`, then summed (Yu et al. 2023, https://a
 by its largest singular values, at most what the update has.
 """
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,11 +20,10 @@ from meristem.adapt import base, lora
 from meristem.core.errors import RequestError, nearest
 from meristem.core.random import seed_of
 
-Kind = Literal["linear", "ties", "dare", "dare_ties"]
 Halves = dict[str, tuple[Tensor, Tensor]]                      # layer -> A [r, I], B [O, r] of an update B A
 
 
-def combine(adapters: Sequence[nn.Module], weights: Sequence[float], kind: Kind = "linear", *, density: float = 0.2,
+def combine(adapters: Sequence[nn.Module], weights: Sequence[float], kind: str = "linear", *, density: float = 0.2,
             rank: int = 0, seed: int = 0) -> Halves:
     """A and B of the sum for every layer that one of the adapted modules adapts; `rank` 0 = the sum of their ranks.
 
@@ -33,8 +31,8 @@ def combine(adapters: Sequence[nn.Module], weights: Sequence[float], kind: Kind 
     """
     if not adapters or len(adapters) != len(weights):
         raise RequestError(f"{len(adapters)} adapters and {len(weights)} weights; give one weight for each adapter")
-    if kind not in get_args(Kind):
-        raise RequestError(f"no combination {kind!r}; {nearest(kind, get_args(Kind))}")
+    if kind not in ("linear", *KINDS):
+        raise RequestError(f"no combination {kind!r}; {nearest(kind, ('linear', *KINDS))}")
     if not 0 < density <= 1:
         raise RequestError(f"density is {density}; it must be above 0 and at most 1")
     found = [base.layers(module, lora.LoRA) for module in adapters]

@@ -57,6 +57,17 @@ def base_of(folder: Path) -> str:
     return str(_json(folder / CONFIG).get("base_model_name_or_path") or "")
 
 
+def method(folder: Path) -> str:
+    """The method of an adapter folder; RequestError names the nearest peft_type that is known."""
+    kind, noted = str(_json(folder / CONFIG).get("peft_type")), _note(folder).get("method")
+    types = {_entry(name).TYPE: name for name in registry.names("adapt")}
+    if noted in types.values():
+        return str(noted)
+    if kind not in types:
+        raise RequestError(f"{folder / CONFIG}: peft_type {kind!r} is not supported; {nearest(kind, types)}")
+    return types[kind]
+
+
 def load(folder: Path, module: nn.Module, family: str, base_hash: str) -> nn.Module:
     """`module` with the adapter in `folder`, ours or PEFT's; layers are wrapped in place.
 
@@ -65,16 +76,11 @@ def load(folder: Path, module: nn.Module, family: str, base_hash: str) -> nn.Mod
     """
     if (folder / MANIFEST).exists() and (problem := verify(folder)):
         raise RequestError(f"{folder}: {problem}; fetch or train it again")
-    config = _json(folder / CONFIG)
-    note = _json(folder / NOTE) if (folder / NOTE).exists() else {}
+    config, note = _json(folder / CONFIG), _note(folder)
     if note.get("base", base_hash) != base_hash:
         raise RequestError(f"{folder} was trained on the base {note['base']}, this model is {base_hash}; "
                            f"load it on its own base ({base_of(folder) or 'which it does not name'})")
-    kind = str(config.get("peft_type"))
-    types = {entry.TYPE: entry for entry in map(_entry, registry.names("adapt"))}
-    entry = _entry(note["method"]) if note.get("method") in registry.names("adapt") else types.get(kind)
-    if entry is None:
-        raise RequestError(f"{folder / CONFIG}: peft_type {kind!r} is not supported; {nearest(kind, types)}")
+    entry = _entry(method(folder))
     try:
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError:
@@ -98,6 +104,10 @@ def _task(module: nn.Module) -> str | None:
     """PEFT's task_type: a decoder of text, or nothing in particular."""
     text = "vocab" in vars(module.config)
     return "CAUSAL_LM" if text and not two_way(module) else None
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    return _json(folder / NOTE) if (folder / NOTE).exists() else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -23,11 +23,14 @@ BLOCK, OUTER = 64, 256                  # weights that share a scale; scales tha
 
 
 def codebook() -> Float[Tensor, "16"]:
-    """The sixteen values, rising from -1 over 0 to 1: seven quantiles below 0 and eight above, over the largest."""
+    """The sixteen values, rising from -1 over 0 to 1: seven quantiles below 0 and eight above, over the largest.
+
+    Rounded to fp32 where bitsandbytes rounds: points, quantiles and quotients; so they are equal to the bit.
+    """
     def quantiles(count: int) -> Tensor:
-        return torch.special.ndtri(torch.linspace(OFFSET, 0.5, count + 1)[:-1].double())   # fp32 points, as there
-    values = torch.cat([-quantiles(7), torch.zeros(1, dtype=torch.float64), quantiles(8).flip(0)])
-    return (values / values.max()).float()
+        return torch.special.ndtri(torch.linspace(OFFSET, 0.5, count + 1)[:-1].double()).float()
+    values = torch.cat([-quantiles(7), torch.zeros(1), quantiles(8).flip(0)])
+    return values / values.max()
 
 
 class NF4Linear(nn.Module):

@@ -9,9 +9,11 @@ A method whose effect plain weights can have (lora, qlora, ia3) leaves `adapter/
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from meristem.adapt import files
+from meristem.adapt.base import Layer, layers
 from meristem.codecs.base import Codec
 from meristem.core import registry
 from meristem.core.config import Part, build
@@ -19,6 +21,7 @@ from meristem.core.errors import RequestError
 from meristem.core.files import digest, digest_bytes, read_json
 from meristem.hub import hf
 from meristem.hub.cache import adapter_of
+from meristem.nn.linear import Linear
 
 
 def attach(part: Part, module: nn.Module, seed: int, codec: Codec) -> nn.Module:
@@ -26,6 +29,24 @@ def attach(part: Part, module: nn.Module, seed: int, codec: Codec) -> nn.Module:
     entry = registry.load("adapt", part.name)
     made: nn.Module = entry.attach(module, build(entry.Config, part), seed, codec)
     return made
+
+
+def lean(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices inside adapters in the type that they are multiplied in, in place.
+
+    The products are the same to the bit, the matrix takes half the memory and is not cast again in every step. The
+    whole numbers are read again from the base's folder when the adapter is merged. DoRA measures rows: left alone.
+    """
+    for layer in layers(module, Layer).values():
+        if isinstance(layer.base, Linear) and layer._parameters.get("magnitude") is None:
+            layer.base.weight = nn.Parameter(layer.base.weight.detach().to(dtype), requires_grad=False)
+
+
+def again(base: str, adapter: Path) -> nn.Module:
+    """The base in fp32, read anew, with the adapter of a folder."""
+    loaded = hf.load(base)
+    identity = hf.identity(loaded.family, loaded.module)
+    return files.load(adapter, loaded.module.float(), loaded.family, identity)
 
 
 def merged(module: nn.Module) -> nn.Module | None:

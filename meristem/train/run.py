@@ -265,11 +265,11 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     torch.manual_seed(seed_of(run.seed, "weights"))
     loaded, kept = hf.load(run.base) if run.base else None, None
     if loaded:
-        family, config, module = loaded.family, loaded.config, loaded.module.float()
+        family, config = loaded.family, loaded.config
+        base_hash, module = hf.identity(family, loaded.module), loaded.module.float()      # as the folder has it
         if loaded.codec is None and reads(config):
             raise RequestError(f"{run.base} has no tokenizer.json, so nothing can be encoded for it")
         codec = loaded.codec or codec_of(run.data.codec, corpus, progress)
-        base_hash = hf.identity(family, module)
         from meristem.train import forgetting  # it asks this file for the base's own run
 
         kept = forgetting.of(run, loaded, codec, progress)
@@ -287,6 +287,8 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         groups.widen(module, run.train)
     if run.adapt:
         module = adapted.attach(run.adapt, module, seed_of(run.seed, "adapter"), codec)
+        if run.base and "head" not in run.model.fields:
+            adapted.lean(module, getattr(torch, run.train.dtype))
     shards = tokenise(corpus, codec, progress)
     compute_in(module, getattr(torch, run.train.dtype))
     chat = (loaded.chat if loaded else None) or (usual(codec) if run.data.examples in DIALOGUES else None)
@@ -456,6 +458,8 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float, pr
     if parts.run.adapt:
         base = lasting(parts.run.base, folder / "adapter")
         files.save(folder / "adapter", model, parts.family, parts.base_hash, base)
+        if parts.run.base and "head" not in parts.run.model.fields:
+            model = adapted.again(parts.run.base, folder / "adapter")          # the base's whole numbers (`lean`)
         whole = adapted.merged(model)
     kept = parts.forgetting.told(whole or model) if parts.forgetting else None
     if kept:

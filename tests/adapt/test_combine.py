@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Fut
               pytest.mark.filterwarnings("ignore:.*:UserWarning")]
 
 
-def two() -> list[torch.nn.Module]:
+def two(first: str = lora.EVERYWHERE) -> list[torch.nn.Module]:
     """Two adapters of one base, of different rank and scale."""
     made = [attach(small("llama"), "lora", rank=rank, alpha=alpha, where=where)
-            for rank, alpha, where in ((4, 8.0, lora.EVERYWHERE), (2, 3.0, r".*\.(q|v)"))]
+            for rank, alpha, where in ((4, 8.0, first), (2, 3.0, r".*\.(q|o)"))]
     for seed, module in enumerate(made):
         torch.manual_seed(seed)
         with torch.no_grad():
@@ -30,8 +30,9 @@ def two() -> list[torch.nn.Module]:
 
 @pytest.mark.parametrize(("kind", "other"), [("linear", "cat"), ("ties", "ties_svd")])
 @torch.no_grad()
-def test_the_same_as_peft(kind: combine.Kind, other: str, tmp_path: Path) -> None:
-    adapters, weights = two(), [0.7, 0.3]
+def test_the_same_as_peft(kind: str, other: str, tmp_path: Path) -> None:
+    # peft cannot make a rank of 32 of matrices with fewer rows
+    adapters, weights = two(lora.EVERYWHERE if kind == "linear" else r".*\.(q|o)"), [0.7, 0.3]
     for i, module in enumerate(adapters):
         files.save(tmp_path / str(i), module, "llama", "hash")
     model = peft.PeftModel.from_pretrained(theirs(tmp_path / "base", small("llama"), "llama"), str(tmp_path / "0"), "a")
@@ -50,7 +51,7 @@ def test_dare_keeps_the_average() -> None:
     update = two()[0].get_submodule("blocks.0.attn.q").update()                # type: ignore[operator]
     a, b = one["blocks.0.attn.q"]
     torch.testing.assert_close(b @ a, update, rtol=0, atol=1e-6)
-    assert not torch.equal(*(combine.combine(two(), [1, 1], "dare_ties", density=0.5, seed=s)["blocks.0.attn.q"][0]
+    assert not torch.equal(*(combine.combine(two(), [1.0, 1.0], "dare_ties", density=0.5, seed=s)["blocks.0.attn.q"][0]
                              for s in (0, 1)))
 
 
@@ -102,6 +103,6 @@ def test_bad_requests_are_one_line() -> None:
     with pytest.raises(RequestError, match="2 adapters and 1 weights"):
         combine.combine(two(), [1.0])
     with pytest.raises(RequestError, match="did you mean ties"):
-        combine.combine(two(), [1.0, 1.0], "tie")                              # type: ignore[arg-type]
+        combine.combine(two(), [1.0, 1.0], "tie")
     with pytest.raises(RequestError, match="DoRA's rows are not a sum"):
         combine.combine([attach(small("llama"), "lora", dora=True)], [1.0])

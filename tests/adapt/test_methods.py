@@ -11,6 +11,8 @@ from meristem.adapt.base import trainable
 from meristem.core import registry
 from meristem.core.errors import RequestError
 from meristem.hub import hf
+from meristem.nn.linear import compute_in
+from meristem.train import adapted
 from tests.adapt.methods import DECODERS, FIELDS, TOKENS, attach, output, shaken, small, theirs
 
 pytestmark = [pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),      # peft asking
@@ -164,3 +166,19 @@ def test_the_base_is_found_again(tmp_path: Path) -> None:
     hf.save(tmp_path / "base", "llama", base.config, base)
     files.save(tmp_path / "adapter", attach(base, "ia3"), "llama", "hash", str(tmp_path / "base"))
     assert files.base_of(tmp_path / "adapter") == str(tmp_path / "base")
+
+
+@pytest.mark.parametrize("family", FIELDS)
+def test_frozen_matrices_in_the_type_of_the_products_change_no_bit(family: str) -> None:
+    """bf16 copies kept instead of made in every step: equal outputs and gradients."""
+    found = []
+    for lean in (False, True):
+        module = compute_in(shaken(attach(small(family), "lora", rank=4)), torch.bfloat16)
+        if lean:
+            adapted.lean(module, torch.bfloat16)
+            assert sum(p.dtype == torch.bfloat16 for p in module.parameters()) > 6
+        out = output(module, family).float()
+        out.square().sum().backward()
+        found.append([out, *(p.grad for p in module.parameters() if p.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

@@ -108,6 +108,16 @@ def test_adapting_is_resumed_bit_for_bit(base: tuple[Path, Run], tmp_path: Path)
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), method
 
 
+def test_a_base_in_bf16_is_recognised(base: tuple[Path, Run], tmp_path: Path) -> None:
+    folder, run = base
+    model = meristem.load(folder / "base")
+    model.module.bfloat16()
+    meristem.save(model, tmp_path / "small")
+    out = pretrain(edit(run, {"base": str(tmp_path / "small"), "adapt.name": "lora", "train.steps": 1,
+                              "train.dtype": "bfloat16"}), tmp_path / "out")
+    assert meristem.load(out / "adapter").family == "llama"
+
+
 def test_bad_requests_are_one_line(base: tuple[Path, Run]) -> None:
     _, run = base
     with pytest.raises(RequestError, match="did you mean lora"):

@@ -1,0 +1,106 @@
+"""Adaptation recipes: one base, any task of questions with short answers, every method beside the others.
+
+Rows of the corpus are {"input", "target", "shots": [], "text"} (`corpus.labelled`); the loss is on the answers alone.
+`benchmarks/adaptation.py` runs these settings on intents and film reviews; docs/results.md has the table. Rates are for
+bases of about a million parameters; larger ones want lower ones. Times: one core.
+"""
+from typing import Any
+
+from meristem.core.config import Part
+from meristem.core.run import Data, Group, Run, Train
+
+
+def _task(name: str, adapt: Part | None, lr: float, **train: Any) -> Run:
+    return Run(name=name, data=Data(examples="answers"), adapt=adapt,
+               train=Train(steps=120, batch=16, context=64, lr=lr, warmup=5, weight_decay=0.0, guard=False, **train))
+
+
+def full() -> Run:
+    """Full fine-tuning: all weights, but those that `train.groups` freezes.
+
+    Command: `meristem adapt MODEL full data.corpus=ROWS --out runs/full`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("full", None, 1e-3)
+
+
+def lora() -> Run:
+    """LoRA on every matrix of a block; `adapt.rslora=true` and `adapt.dora=true` are its variants.
+
+    Command: `meristem adapt MODEL lora data.corpus=ROWS --out runs/lora`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("lora", Part("lora", {"rank": 8, "alpha": 32.0}), 1e-2)
+
+
+def lora_plus() -> Run:
+    """LoRA+: B learns 16 times as fast as A (Hayou et al. 2024).
+
+    Command: `meristem adapt MODEL lora_plus data.corpus=ROWS --out runs/plus`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("lora_plus", Part("lora", {"rank": 8, "alpha": 32.0}), 2e-3, groups=(Group(r"\.b$", 16.0),))
+
+
+def qlora() -> Run:
+    """QLoRA: the frozen base in four bits, LoRA around it.
+
+    Command: `meristem adapt MODEL qlora data.corpus=ROWS --out runs/qlora`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("qlora", Part("qlora", {"rank": 8, "alpha": 32.0}), 1e-2)
+
+
+def ia3() -> Run:
+    """IA3: factors of keys, values and inner features.
+
+    Command: `meristem adapt MODEL ia3 data.corpus=ROWS --out runs/ia3`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("ia3", Part("ia3"), 3e-2)
+
+
+def bottleneck() -> Run:
+    """Bottleneck adapters after attention and MLP.
+
+    Command: `meristem adapt MODEL bottleneck data.corpus=ROWS --out runs/bottleneck`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("bottleneck", Part("bottleneck", {"size": 16}), 1e-2)
+
+
+def prefix() -> Run:
+    """Prefix tuning: keys and values before the text.
+
+    Command: `meristem adapt MODEL prefix data.corpus=ROWS --out runs/prefix`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("prefix", Part("prefix", {"length": 36}), 2e-2)
+
+
+def prompt() -> Run:
+    """Prompt tuning: embeddings before the text.
+
+    Command: `meristem adapt MODEL prompt data.corpus=ROWS --out runs/prompt`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("prompt", Part("prompt", {"length": 36}), 3e-2)
+
+
+def gated_prefix() -> Run:
+    """LLaMA-Adapter: vectors beside the text, times a gate that starts at zero.
+
+    Command: `meristem adapt MODEL gated_prefix data.corpus=ROWS --out runs/gated`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return _task("gated_prefix", Part("gated_prefix", {"length": 36}), 2e-2)
+
+
+def domain() -> Run:
+    """LoRA on the text of a domain: its loss falls, the base's own is measured before and after.
+
+    Command: `meristem adapt MODEL domain data.corpus=CORPUS --out runs/domain`. CPU time: not measured yet.
+    Expected: not measured yet.
+    """
+    return Run(name="domain", adapt=Part("lora", {"rank": 8, "alpha": 32.0}),
+               train=Train(steps=120, batch=16, context=64, lr=1e-2, warmup=5, weight_decay=0.0, validate_every=30))
