@@ -41,11 +41,11 @@ from meristem.train.run import pretrain
 
 Judge = Callable[[torch.Tensor], list[str]]
 SIDE, STEPS = 16, {False: 50, True: 2}  # of a picture; of DDIM back and forth
-JUDGE = {"model.image": 2 * SIDE, "train.steps": 500, "train.batch": 64, "train.compile": False}
+JUDGE = {"model.image": 2 * SIDE, "train.steps": 400, "train.batch": 64, "train.compile": False}
 NIGHT, NEW = (22, 26, 54), ("diamond", "cross")                # these shapes have no face in training
 LOOKS = {"": "", "face": " with a face", "night": " at night", "face night": " with a face at night"}
-CLIP = {"model.image": SIDE, "model.patch": 4, "model.project": 128, "train.optimizer": "muon", "train.lr": 1e-2,
-        "train.warmup": 20, "train.steps": 400, "train.compile": False}
+CLIP = {"model.image": SIDE, "model.patch": 4, "model.project": 128, "objective.together": True,
+        "train.optimizer": "muon", "train.lr": 1e-2, "train.warmup": 20, "train.steps": 300, "train.compile": False}
 
 
 def say(**facts: Any) -> None:

@@ -23,8 +23,8 @@ def dvae() -> Run:
         name="dvae",
         model=Part("autoencoder", {"kind": "dvae", "channels": [32, 64], "blocks": 1, "groups": 8, "latent": 32,
                                    "codes": 64, "image": 16, "scale": 1.0, "attention": False}),
-        objective=Part("reconstruct", {"kl": 1e-4, "cooling": 200}), data=PICTURES,
-        train=Train(steps=250, batch=64, context=16, lr=1e-3, warmup=30, compile=False))
+        objective=Part("reconstruct", {"kl": 1e-4, "cooling": 150}), data=PICTURES,
+        train=Train(steps=200, batch=64, context=16, lr=1e-3, warmup=30, dtype="float32", compile=False))
 
 
 def dalle() -> Run:
@@ -37,7 +37,7 @@ def dalle() -> Run:
         name="dalle",
         model=Part("dalle", {"codes": 64, "text": 16, "grid": 8, "dim": 128, "layers": 3, "heads": 4}),
         objective=Part("image_tokens", {}), data=PICTURES,
-        train=Train(steps=600, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
+        train=Train(steps=400, batch=64, context=16, optimizer="muon", lr=5e-3, warmup=20, compile=False))
 
 
 def prior() -> Run:
@@ -49,7 +49,7 @@ def prior() -> Run:
     return Run(
         name="prior", model=Part("prior", {"width": 128, "text": 16, "dim": 128, "layers": 3, "heads": 4}),
         objective=Part("prior", {}), data=PICTURES,
-        train=Train(steps=600, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
+        train=Train(steps=400, batch=64, context=16, lr=1e-3, warmup=50, compile=False))
 
 
 def unclip() -> Run:
@@ -63,4 +63,4 @@ def unclip() -> Run:
         model=Part("unet", {"inputs": 3, "image": 16, "channels": [32, 64], "blocks": 1, "groups": 8, "heads": 4,
                             "attention": [False, True], "embedding": 128, "cross": 128}),
         objective=Part("unclip", {}), data=PICTURES,
-        train=Train(steps=800, batch=32, context=16, lr=1e-3, warmup=50, compile=False))
+        train=Train(steps=600, batch=32, context=16, lr=1e-3, warmup=50, dtype="float32", compile=False))
