@@ -25,7 +25,7 @@ from meristem.evals.subject import Subject
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
 
-VIT = {"model.image": 28, "model.patch": 7, "model.dim": 128, "model.layers": 4, "model.heads": 4}
+VIT = {"model.image": 28, "model.patch": 7, "model.dim": 96, "model.layers": 3, "model.heads": 3}
 TUNED = {**VIT, "model.kind": "dinov2", "train.lr": 1e-3, "train.warmup": 20}
 QUIET = {"train.compile": False, "train.context": 16, "train.batch": 64}
 LABELS = (10, 50, 200, 1000)

@@ -182,8 +182,8 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
                  against: Subject | None, other: Outcome | None) -> Score:
     seed = seed_of(asked.seed, asked.task.name, metric.name, "intervals")
     value, interval = measure(metric, outcome, asked.groups, seed)
-    baseline, *beside = [Reference(measure(metric, entry.outcome, asked.groups, seed)[0], entry.what)
-                         for name, entry in asked.baselines.items() if name.partition("/")[0] == metric.name] or [None]
+    references = [Reference(measure(metric, entry.outcome, asked.groups, seed)[0], entry.what)
+                  for name, entry in asked.baselines.items() if name.partition("/")[0] == metric.name]
     paired = None
     if against is not None and other is not None:
         gap = compare(metric, outcome, other, asked.groups, seed)
@@ -193,11 +193,12 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
         metric.name, metric.what)
     return Score(name=name, what=what, task=asked.task.name, version=asked.task.version, value=value,
                  unit=metric.unit, higher_is_better=metric.higher_is_better, n=len(asked.items), interval=interval,
-                 baseline=baseline, ceiling=asked.ceiling.get(metric.name), prompt_hash=asked.prompt_hash,
+                 baseline=references[0] if references else None, ceiling=asked.ceiling.get(metric.name),
+                 prompt_hash=asked.prompt_hash,
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
                  contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds,
                  cut=outcome.cut if metric.kind == "share" else 0,      # sums over a text are read in windows
-                 beside=tuple(one for one in beside if one), shots=asked.shots)
+                 beside=tuple(references[1:]), shots=asked.shots)
 
 
 def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:

@@ -24,7 +24,7 @@ BATCH_TOKENS = 16_384                   # a forward pass; logits of 8,192 words 
 ROWS = 64                               # prompts completed at once
 
 
-@dataclass(frozen=True)
+@dataclass
 class NoText:
     """The codec of a model that reads no text: whatever would put one to it is refused."""
 

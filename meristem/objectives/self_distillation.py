@@ -39,13 +39,23 @@ SHARE, CHANCE = (0.1, 0.5), 0.5         # of the patches that are hidden, in how
 FLAT, PATIENCE = 0.02, 100              # a spread below this for so many steps in a row is a collapse
 
 
+class Standard(nn.Module):
+    """Batch normalisation by the rows of this call, without weights (Ioffe & Szegedy 2015, equation 1)."""
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """[..., D] -> [..., D], each column with mean 0 and deviation 1; the arithmetic in fp32."""
+        rows = x.float().flatten(0, -2)
+        return ((x - rows.mean(0)) * (rows.var(0, correction=0) + 1e-5).rsqrt()).to(x.dtype)
+
+
 class Head(nn.Module):
     """Vectors -> how well each prototype fits: an MLP, then cosines in a narrow space (DINO, appendix C)."""
 
-    def __init__(self, dim: int, hidden: int, narrow: int, prototypes: int):
+    def __init__(self, dim: int, hidden: int, narrow: int, prototypes: int, standard: bool = False):
         super().__init__()
-        self.layers = nn.Sequential(Linear(dim, hidden), nn.GELU(), Linear(hidden, hidden), nn.GELU(),
-                                    Linear(hidden, narrow))
+        norms = [Standard() if standard else nn.Identity() for _ in range(2)]
+        self.layers = nn.Sequential(Linear(dim, hidden), norms[0], nn.GELU(), Linear(hidden, hidden), norms[1],
+                                    nn.GELU(), Linear(hidden, narrow))
         self.prototypes = nn.Parameter(torch.randn(prototypes, narrow))
         for layer in self.layers:
             if isinstance(layer, Linear):
@@ -60,29 +70,32 @@ class Head(nn.Module):
 class SelfDistillation(Objective):
     """Summed over pictures: dino + `ibot` x ibot + `koleo` x koleo; facts: the three, and `spread`.
 
-    `look` are fields of `data.views.Look` for all views; `local` small ones see at most as much of a picture as a large
-    one at least does. `temperature` is the teacher's; `momentum` the share of the teacher that a step keeps.
+    `look` are fields of `data.views.Look` for all views; `local` small ones, of half the side, see at most as much of a
+    picture as a large one at least does. `temperature` is the teacher's; `momentum` the share of the teacher that a
+    step keeps. `standard`: batch norms in the heads, which make the answers to different pictures differ from the first
+    step on (DINO, appendix C), so that short runs learn; micro-batches and processes then have means of their own.
     """
 
     def __init__(self, model: nn.Module, prototypes: int = 512, hidden: int = 512, narrow: int = 64,
                  ibot: float = 1.0, koleo: float = 0.1, centre: Literal["sinkhorn", "mean", "none"] = "sinkhorn",
-                 momentum: float = 0.99, temperature: float = 0.05, local: int = 4, local_side: int = 0,
+                 momentum: float = 0.99, temperature: float = 0.05, local: int = 4, standard: bool = False,
                  look: Mapping[str, Any] | None = None):
         super().__init__(model)
         c: Any = model.config
         if vars(c).get("kind") != "dinov2":
             raise RequestError("self-distillation hides patches, so it needs a ViT with a token for them; set "
                                "model.name=vit model.kind=dinov2")
-        side = local_side or max(c.patch, c.image // 2 // c.patch * c.patch)
-        if centre not in ("sinkhorn", "mean", "none") or not 0 < momentum < 1 or side % c.patch or local < 0:
+        side = max(c.patch, c.image // 2 // c.patch * c.patch)
+        if centre not in ("sinkhorn", "mean", "none") or not 0 < momentum < 1 or temperature <= 0 or local < 0:
             raise RequestError(f"objective.centre={centre} is sinkhorn, mean or none, momentum={momentum} lies between "
-                               f"0 and 1, local_side={side} is a multiple of {c.patch}, local={local} at least 0")
+                               f"0 and 1, temperature={temperature} is above 0, local={local} at least 0")
         self.ibot, self.koleo, self.centre, self.momentum = ibot, koleo, centre, momentum
         self.temperature, self.local = temperature, local
         self.large = from_dict(Look, {"side": c.image, **(look or {})})
         least = self.large.area[0]
         self.small = from_dict(Look, {"side": side, **(look or {}), "area": (least / 4, least)})
-        self.heads = nn.ModuleDict({which: Head(c.dim, hidden, narrow, prototypes) for which in ("cls", "patch")})
+        self.heads = nn.ModuleDict({which: Head(c.dim, hidden, narrow, prototypes, standard)
+                                    for which in ("cls", "patch")})
         self.teacher = copy.deepcopy(nn.ModuleDict({"model": model, "heads": self.heads})).requires_grad_(False)
         self.register_buffer("middle", torch.zeros(2, prototypes))             # of the teacher's answers: cls, patch
         self.register_buffer("flat", torch.zeros((), dtype=torch.int64))       # steps in a row without spread

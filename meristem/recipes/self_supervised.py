@@ -6,7 +6,7 @@ from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
 from meristem.recipes.pictures import WORDS
 
-ENCODER = {"kind": "dinov2", "image": 28, "patch": 7, "dim": 128, "layers": 4, "heads": 4}
+ENCODER = {"kind": "dinov2", "image": 28, "patch": 7, "dim": 96, "layers": 3, "heads": 3}
 LOOK = {"area": [0.4, 1.0], "turn": 15.0, "shear": 0.2, "light": 0.4, "blur": 0.3}
 
 
@@ -17,9 +17,11 @@ def dino() -> Run:
     measured yet. Not compiled: five shapes of batches would be, which costs more than so short a run wins.
     """
     return Run(
-        name="dino", model=Part("vit", ENCODER), objective=Part("self_distillation", {"look": LOOK}),
+        name="dino", model=Part("vit", ENCODER),
+        objective=Part("self_distillation", {"prototypes": 64, "hidden": 256, "narrow": 32, "standard": True,
+                                             "koleo": 0.02, "momentum": 0.98, "local": 2, "look": LOOK}),
         data=Data(codec=WORDS, examples="pictures"),
-        train=Train(steps=600, batch=128, context=16, lr=1e-3, warmup=50, weight_decay=0.04, ema=0.99, compile=False))
+        train=Train(steps=800, batch=64, context=16, lr=1e-3, warmup=40, weight_decay=0.04, ema=0.99, compile=False))
 
 
 def resnet() -> Run:

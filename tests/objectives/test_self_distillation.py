@@ -9,7 +9,15 @@ from meristem.core.run import Train
 from meristem.models import vit
 from meristem.objectives import self_distillation
 from meristem.objectives.base import make
-from meristem.objectives.self_distillation import STUDENT, SelfDistillation, balanced, spread_out, views_loss
+from meristem.objectives.self_distillation import (
+    STUDENT,
+    Head,
+    SelfDistillation,
+    Standard,
+    balanced,
+    spread_out,
+    views_loss,
+)
 from meristem.train.trainer import Trainer
 
 CONFIG = vit.Config(kind="dinov2", image=16, patch=4, dim=32, layers=1, heads=2)
@@ -41,6 +49,16 @@ def test_sinkhorn_balances_rows_and_prototypes() -> None:
     torch.testing.assert_close(q.sum(0), torch.full((6,), 40 / 6), rtol=1e-3, atol=0)
     assert torch.equal(q[real == 0], torch.zeros(20, 6))
     torch.testing.assert_close(q[real > 0], balanced(logits[real > 0], torch.ones(40), rounds=50))
+
+
+def test_a_standard_head_tells_like_vectors_apart() -> None:
+    x = 1 + 0.01 * torch.randn(40, 32, generator=torch.Generator().manual_seed(2))
+    for standard, spread in ((False, 0.1), (True, 0.1)):
+        torch.manual_seed(0)
+        said = Head(32, 64, 8, 16, standard)(x)
+        assert said.shape == (40, 16) and (said.std(0).mean() > spread) == standard
+    torch.testing.assert_close(Standard()(x).mean(0), torch.zeros(32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(Standard()(x.view(4, 10, 32)), Standard()(x).view(4, 10, 32), atol=1e-4, rtol=0)
 
 
 def test_a_view_is_compared_with_every_other() -> None:
@@ -127,7 +145,7 @@ def test_a_collapse_ends_the_run_with_a_line_that_says_so(monkeypatch: pytest.Mo
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(RequestError, match="model.kind=dinov2"):
         make("self_distillation", vit.Model(vit.Config(image=16, patch=4, dim=32, layers=1, heads=2)), {})
-    with pytest.raises(RequestError, match="local_side=6"):
-        objective(local_side=6)
+    with pytest.raises(RequestError, match="momentum=1.5"):
+        objective(momentum=1.5)
     with pytest.raises(RequestError, match="turm"):
         objective(look={"turm": 1.0})
