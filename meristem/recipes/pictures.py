@@ -24,14 +24,15 @@ def vit() -> Run:
 
 
 def clip() -> Run:
-    """Two towers that put a picture and its caption in one place.
+    """Two towers that put a picture and its caption in one place; for captions that repeat: objective.together=true.
 
-    Command: `meristem pretrain clip data.corpus=PICTURES --out runs/clip`. CPU time: not measured yet. Expected: no
-    score was measured yet.
+    Command: `meristem pretrain clip data.corpus=PICTURES --out runs/clip`, then `meristem evaluate runs/clip --corpus
+    PICTURES --tasks zero_shot,retrieval`. CPU time: 7.5 minutes of wall time on a shared core. Expected (emoji in five
+    skin tones, n 220 unseen combinations, seed 0): own caption first in 84 % (nearest training picture: 82 %).
     """
     return Run(
         name="clip",
-        model=Part("clip", {"image": 32, "patch": 4, "project": 64, "text": TOWER, "vision": TOWER}),
+        model=Part("clip", {"image": 32, "patch": 8, "project": 64, "text": TOWER, "vision": TOWER}),
         objective=Part("contrastive", {}), data=Data(codec=WORDS, examples="pictures"),
         train=Train(steps=600, batch=128, context=16, lr=1e-3, warmup=50))
 
