@@ -12,8 +12,9 @@ whole answers, the KL taken off the reward. `loss` says how tokens are averaged:
 | dr_grpo | answers, each its sum over the longest that it may be | Liu et al. 2025, https://arxiv.org/abs/2503.20783 |
 | rloo | answers | see above |
 
-`high` above `low` lets unlikely tokens rise faster (DAPO section 3.1); `spread` false leaves A undivided (Dr. GRPO). A
-group whose answers are all worth the same teaches nothing: its A is 0.
+The KL term carries the ratio, so that its gradient is the KL's (DeepSeek-V3.2, https://arxiv.org/abs/2512.02556, and
+trl). `clip` is how far a ratio may fall and rise: more room to rise lets unlikely tokens grow (DAPO section 3.1);
+`spread` false leaves A undivided (Dr. GRPO). A group whose answers are all worth the same teaches nothing: its A is 0.
 
     meristem adapt MODEL grpo data.corpus=QUESTIONS.jsonl objective.reward=last_number
 """
@@ -73,7 +74,7 @@ class Grpo(Rollouts):
         each = -torch.min(ratio * advantage, ratio.clamp(1 - self.low, 1 + self.high) * advantage)
         if self.beta and self.loss != "rloo":
             apart = batch["reference"] - output["logp"]
-            each = each + self.beta * (apart.exp() - apart - 1)                # Schulman's k3: unbiased, never negative
+            each = each + self.beta * ratio * (apart.exp() - apart - 1)        # Schulman's k3: unbiased, never negative
         total, tokens = self.weight(batch), weight.sum().clamp(min=1)
         if self.loss == "grpo":
             each = each / weight.sum(1, keepdim=True).clamp(min=1)
