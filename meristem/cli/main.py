@@ -18,6 +18,7 @@ from meristem.cli.adapt import adapt
 from meristem.cli.card import card
 from meristem.cli.chat import chat
 from meristem.cli.common import Answer, Stopped
+from meristem.cli.compare import compare
 from meristem.cli.curate import curate
 from meristem.cli.doctor import doctor
 from meristem.cli.evaluate import evaluate
@@ -34,7 +35,8 @@ from meristem.core.errors import MeristemError, nearest
 
 VERBS: dict[str, Callable[..., Answer]] = {
     "quickstart": quickstart, "curate": curate, "plan": plan, "pretrain": pretrain, "adapt": adapt,
-    "evaluate": evaluate, "generate": generate, "chat": chat, "export": export, "card": card, "replay": replay,
+    "evaluate": evaluate, "generate": generate, "chat": chat, "compare": compare,
+    "export": export, "card": card, "replay": replay,
     "launch": launch, "list": list_entries, "show": show, "doctor": doctor}
 EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to "
           "standard error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped.")
