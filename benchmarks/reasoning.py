@@ -2,11 +2,11 @@
 
     python -m benchmarks.reasoning --out runs/reasoning [--seed 0] [--method grpo|rloo|ppo] [--tiny]
 
-A question is a sum of numbers ("37+8+90="); a thought adds them from left to right ("37+8=45,45+90=135") and ends with
+A question is a sum of numbers ("3+8+9="); a thought adds them from left to right ("3+8=11,11+9=20") and ends with
 `#` and the answer. Instruction tuning shows some worked thoughts, whole or cut short before the `#`, so the network
 knows the form and answers whatever it has thought so far. Then the policy answers questions of its own, and only the
 number behind the last `#` is rewarded. Both are asked test questions that neither has seen (a question's split is a
-hash of it), greedily, with thoughts cut off after 0, 8, 16, ... characters: the answer is then forced with `#`.
+hash of it), greedily, with thoughts cut off after 0, 6, 12, ... characters: the answer is then forced with `#`.
 The table is benchmarks/results/reasoning.json.
 """
 import argparse
@@ -30,8 +30,8 @@ from meristem.train.hooks import read_log
 from meristem.train.run import pretrain
 
 SHAPE = {"dim": 96, "layers": 3, "heads": 4, "hidden": 256, "qk_norm": True, "tied": True}
-TERMS, DIGITS = (2, 5), 2
-BUDGETS = (0, 8, 16, 24, 32, 44)
+TERMS, DIGITS = (2, 5), 1
+BUDGETS = (0, 6, 12, 18, 24, 32)
 MARK = "#"
 
 
@@ -114,18 +114,18 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     given = parser.parse_args()
     out, tiny = given.out, given.tiny
-    worked, questions = write(out, 400 if tiny else 12_000, 0)
-    common = {"seed": given.seed, "train.context": 80, "data.codec.name": "char", "train.compile": False}
+    worked, questions = write(out, 400 if tiny else 4_000, 0)
+    common = {"seed": given.seed, "train.context": 56, "data.codec.name": "char", "train.compile": False}
     base = edit(recipes()["sft"](), {
         **common, "data.corpus": str(worked), "train.steps": 4 if tiny else given.sft_steps, "train.batch": 32,
-        "train.lr": 3e-3, "train.validate_every": 100, "train.dtype": "float32"})
+        "train.optimizer": "muon", "train.lr": 1e-2, "train.validate_every": 100, "train.dtype": "float32"})
     base = replace(base, model=Part("llama", SHAPE))
     first = learn(base, out / f"sft-{given.seed}")
     recipe = "ppo" if given.method == "ppo" else "grpo"
     policy = edit(recipes()[recipe](), {
         **common, "data.corpus": str(questions), "base": str(out / f"sft-{given.seed}"), "train.steps": 2 if tiny else
         given.steps, "train.batch": 128 if recipe == "ppo" else 16, "train.lr": 3e-4, "train.validate_every": 50,
-        "objective.length": 48, "objective.reward": "last_number"})
+        "objective.length": 36, "objective.reward": "last_number"})
     if given.method == "rloo":
         policy = edit(policy, {"objective.loss": "rloo"})
     after = learn(policy, out / f"{given.method}-{given.seed}")
