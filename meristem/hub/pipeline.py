@@ -140,7 +140,8 @@ def tokenizer(folder: Path) -> Codec:
     roles = {"begin": "<|startoftext|>", "end": "<|endoftext|>", "pad": "<|endoftext|>"}
     if missing := [token for token in roles.values() if made.token_to_id(token) is None]:
         raise RequestError(f"{folder / 'vocab.json'} has no token {missing[0]}, so it is no tokenizer of CLIP")
-    return Bpe(made, roles)
+    codec: Any = Bpe(made, roles)
+    return codec
 
 
 def _save_tokenizer(folder: Path, codec: Codec, context: int) -> None:
@@ -148,7 +149,7 @@ def _save_tokenizer(folder: Path, codec: Codec, context: int) -> None:
     codec.save(folder)
     made = Tokenizer.from_file(str(folder / TOKENIZER))
     named = {role: codec.marks[role] for role in ("begin", "end") if role in codec.marks}
-    names = {role: made.id_to_token(number) for role, number in named.items()}
+    names = {role: str(made.id_to_token(number)) for role, number in named.items()}
     single = " ".join([*([names["begin"]] if "begin" in names else []), "$A", names["end"]])
     made.post_processor = processors.TemplateProcessing(single=single, pair=single + " $B:1",
                                                         special_tokens=[(names[role], named[role]) for role in named])
@@ -194,12 +195,13 @@ def _scheduler(made: Pipeline) -> dict[str, Any]:
         raise RequestError(f"a {s['kind']} schedule with target {made.target} and sampler {made.sampler} has no "
                            "scheduler in diffusers that counts time as ours")
     first, last = float(made.schedule.betas[0]), float(made.schedule.betas[-1])
-    more: dict[str, Any] = {
+    counted: dict[str, dict[str, Any]] = {
         "ddpm": {"timestep_spacing": "leading"},
         "ddim": {"timestep_spacing": "leading", "set_alpha_to_one": False},
         "heun": {"timestep_spacing": "linspace"},
         "dpm_solver": {"timestep_spacing": "linspace", "algorithm_type": "dpmsolver++", "solver_order": 2,
-                       "final_sigmas_type": "zero"}}[made.sampler]
+                       "final_sigmas_type": "zero"}}
+    more = dict(counted[made.sampler])
     if made.sampler in ("ddpm", "ddim"):
         more |= {"steps_offset": made.schedule.offset, "clip_sample": bool(made.limit),
                  **({"clip_sample_range": made.limit} if made.limit else {})}
