@@ -44,6 +44,10 @@ class Codec(Protocol):
         """`encode` of each, on all cores where the codec can."""
         ...
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands in it: (first character, one past the last)."""
+        ...
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of some ids; special tokens give none."""
         ...

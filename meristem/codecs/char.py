@@ -46,6 +46,10 @@ class Char:
         """The ids of each text."""
         return [self.encode(text) for text in texts]
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands in it: a token a character."""
+        return [(i, i + 1) for i in range(len(text))]
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text; the end token gives none, nor do ids beyond the vocabulary (embeddings are padded)."""
         kept = np.asarray(ids, dtype=np.int64)

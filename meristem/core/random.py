@@ -29,6 +29,19 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     return out.astype(np.int64)
 
 
+def inverse(place: np.ndarray, n: int, key: int) -> np.ndarray:
+    """Which index lands on each of `place` in the permutation of 0..n-1 named by `key`: `permute` undone."""
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    keys = np.array([seed_of(key, "feistel", r) for r in range(ROUNDS)], dtype=np.uint64)
+    out = np.asarray(place).astype(np.uint64)
+    outside = np.ones(out.shape, dtype=bool)
+    while outside.any():
+        out[outside] = _backwards(out[outside], half, mask, keys)
+        outside = out >= np.uint64(n)
+    return out.astype(np.int64)
+
+
 def uniform(keys: np.ndarray, place: int) -> np.ndarray:
     """One number in [0, 1) for each of `keys` (uint64 [N]) at a place in their streams, float64 [N]."""
     with np.errstate(over="ignore"):
@@ -46,6 +59,13 @@ def _feistel(x: np.ndarray, half: int, mask: np.uint64, keys: np.ndarray) -> np.
     left, right = x >> np.uint64(half), x & mask
     for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << np.uint64(half)) | right
+
+
+def _backwards(x: np.ndarray, half: int, mask: np.uint64, keys: np.ndarray) -> np.ndarray:
+    left, right = x >> np.uint64(half), x & mask
+    for key in keys[::-1]:
+        left, right = right ^ (_mix(left ^ key) & mask), left
     return (left << np.uint64(half)) | right
 
 

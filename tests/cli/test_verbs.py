@@ -1,5 +1,7 @@
 """The verbs on one tiny real run: each does its work, says it in JSON, and the files are there."""
 import io
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,3 +84,23 @@ def test_ctrl_c_leaves_a_resumable_run(tiny: list[str], corpus: Path, tmp_path: 
     resume = f"meristem pretrain --from {folder}"
     assert err.splitlines()[-1] == f"meristem: stopped and saved; the run is resumable: {resume}"
     assert "Traceback" not in err and any((folder / "checkpoints").iterdir())
+
+
+def test_a_text_leads_to_the_documents_and_steps(run, trained: Path, corpus: Path) -> None:
+    row = json.loads((corpus / "train.jsonl").read_text().splitlines()[0])
+    result = run("trace", row["text"][:80], "--model", trained, "--json")
+    span = result.json["spans"][0]
+    assert result.status == 0 and len(span["text"]) >= 24 and span["places"][0]["licence"]
+    assert "characters stand in the documents of base" in run("trace", row["text"][:80], "--model", trained).out
+    assert "no run of it" in run("trace", "zq" * 40, "--model", trained).out
+    assert "there is no text" in run("trace", " ", "--model", trained).complaint
+
+
+def test_every_hash_of_a_run_is_checked_and_a_broken_one_is_named(run, trained: Path, tmp_path: Path) -> None:
+    assert "model files" in run("verify", trained).out
+    assert all(link["ok"] for link in run("verify", trained, "--json").json["links"] if link["what"] != "corpus files")
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    weights = copy / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    result = run("verify", copy)
+    assert result.status == 1 and "model files (model.safetensors is damaged" in result.complaint

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meristem.core.random import permute, seed_of
+from meristem.core.random import inverse, permute, seed_of
 
 
 def test_seeds_and_orders_are_frozen():
@@ -25,6 +25,12 @@ def test_seeds_tell_their_keys_apart():
 @settings(max_examples=150, deadline=None)
 def test_every_permutation_is_a_bijection(n, key):
     assert np.array_equal(np.sort(permute(np.arange(n), n, key)), np.arange(n))
+
+
+@given(n=st.integers(1, 3000), key=st.integers(0, 2**63 - 1))
+@settings(max_examples=50, deadline=None)
+def test_every_permutation_can_be_undone(n, key):
+    assert np.array_equal(inverse(permute(np.arange(n), n, key), n, key), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [2**k + d for k in (1, 2, 8, 15) for d in (-1, 0, 1)])
