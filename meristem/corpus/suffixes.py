@@ -69,6 +69,11 @@ class Suffixes:
         found = wanted[:size]
         return size, self._first(found), self._first(found, past=True)
 
+    def holds(self, wanted: bytes) -> bool:
+        """Whether `wanted` (LONGEST bytes at most) stands in the text."""
+        i = self._first(wanted)
+        return i < len(self.order) and self.text[self.order[i]: self.order[i] + len(wanted)] == wanted
+
     def document(self, place: int) -> tuple[int, int]:
         """(document, byte in it) of a place in the text."""
         number = int(np.searchsorted(self.starts, place, "right")) - 1

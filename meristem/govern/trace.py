@@ -8,7 +8,6 @@ training data holds: a span is kept when no longer one covers it. Here the steps
 is a function of (corpus, seed, step): a document's tokens fill known windows, and `core.random.inverse` says when each
 epoch showed them. A verbatim span is where words stand, not why the model wrote them: common phrases stand everywhere.
 """
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import numpy as np
 
 from meristem.codecs import load as load_codec
 from meristem.codecs.base import Codec
+from meristem.codecs.bpe import Bpe
 from meristem.core.errors import RequestError
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import inverse, seed_of
 from meristem.corpus.store import Corpus
-from meristem.corpus.suffixes import Suffixes
+from meristem.corpus.suffixes import LONGEST, Suffixes
 from meristem.data.loader import windows
 from meristem.data.shards import Shards, Split
 from meristem.govern.facts import RunFacts, corpus_of, gather_run
@@ -79,13 +79,13 @@ class Tracer:
 
     def __call__(self, text: str, shortest: int = SHORTEST) -> Traced:
         """The longest verbatim spans of a text, of `shortest` characters or more."""
-        spans = [self._span(text, start, stop, low, high)
-                 for start, stop, low, high in self._maximal(text) if stop - start >= shortest]
+        found = [match for match in self._maximal(text) if match[1] - match[0] >= shortest]
         inside = np.zeros(len(text), dtype=bool)
-        for span in spans:
-            inside[span.start: span.start + len(span.text)] = True
-        spans.sort(key=lambda span: (-len(span.text), span.start))
-        return Traced(self.run.name, self.index.corpus.hash, spans[:SPANS], float(inside.mean()) if text else 0.0)
+        for start, stop, *_ in found:
+            inside[start:stop] = True
+        found.sort(key=lambda match: (match[0] - match[1], match[0]))
+        return Traced(self.run.name, self.index.corpus.hash, [self._span(text, *match) for match in found[:SPANS]],
+                      float(inside.mean()) if text else 0.0)
 
     def _maximal(self, text: str) -> list[tuple[int, int, int, int]]:
         """(start, stop) in characters of each match that no other one covers, with its range of suffixes."""
@@ -95,6 +95,8 @@ class Tracer:
         found: list[tuple[int, int, int, int]] = []
         last = 0
         for character, at in enumerate(opens.tolist()):
+            if last > character and (last == len(opens) or not self.index.holds(raw[at: ends[last]][:LONGEST])):
+                continue                                       # what stands from here ends no later than the last match
             size, low, high = self.index.longest(raw[at:])
             stop = int(np.searchsorted(ends, at + size, "right"))                             # whole characters only
             if stop > max(last, character):
@@ -109,7 +111,8 @@ class Tracer:
         for i in range(low, min(high, low + PLACES)):
             number, byte = self.index.document(self.index.order[i])
             row = self.index.row(number)
-            character = len(row["text"].encode("utf-8", "surrogatepass")[:byte].decode("utf-8", "surrogatepass"))
+            begin = self.index.order[i] - byte
+            character = len(self.index.text[begin: begin + byte].decode("utf-8", "surrogatepass"))
             steps = self.seen.steps(row["id"], row["text"], character, character + stop - start) if self.seen else None
             places.append(Place(row["id"], row["path"], row["licence"], character, steps))
         return Span(start, text[start:stop], high - low, places)
@@ -126,7 +129,8 @@ class Seen:
     seed: int
     done: int                           # steps that were taken
     detours: Detours
-    numbers: dict[str, int] = dataclasses.field(default_factory=dict)
+    numbers: dict[str, int]             # of the documents in the split, by id
+    sizes: np.ndarray | None            # bytes of each id's text, where a document is the sum of its tokens
 
     @classmethod
     def of(cls, run: RunFacts, corpus: Corpus) -> "Seen | None":
@@ -136,17 +140,16 @@ class Seen:
             return None
         t, split = run.recipe.train, Shards.open(folder).split("train")
         done = run.result.get("step") or (run.log[-1]["step"] if run.log else 0)
-        return cls(load_codec(folder), split, t.context, t.batch, seed_of(run.recipe.seed, "order", "train"), done,
-                   Detours(run.folder / "skips.jsonl"), {name: i for i, name in enumerate(split.ids)})
+        codec = load_codec(folder)
+        return cls(codec, split, t.context, t.batch, seed_of(run.recipe.seed, "order", "train"), done,
+                   Detours(run.folder / "skips.jsonl"), {name: i for i, name in enumerate(split.ids)}, sizes_of(codec))
 
     def steps(self, document: str, text: str, start: int, stop: int) -> list[int] | None:
         """The steps (from 1, as in the log) whose batches held characters start to stop of a document; None for a
         document without tokens."""
-        places = self.codec.places(text) if document in self.numbers else []
-        if not places:
+        if document not in self.numbers:
             return None
-        first = next((i for i, (_, end) in enumerate(places) if end > start), len(places) - 1)
-        last = next((i for i, (_, end) in enumerate(places) if end >= stop), len(places) - 1)
+        first, last = self._tokens(document, text, start, stop)
         base = int(self.split.starts[self.numbers[document]])
         count = windows(self.split, self.context)
         low, high = max(0, base + first - 1) // self.context, max(0, base + last - 1) // self.context
@@ -160,6 +163,24 @@ class Seen:
                 if 0 < step <= self.done:
                     found.add(step)
         return sorted(found)
+
+
+    def _tokens(self, document: str, text: str, start: int, stop: int) -> tuple[int, int]:
+        """The first and the last token of characters start to stop."""
+        if self.sizes is None:                                 # the whole document is encoded again
+            ends = np.array([end for _, end in self.codec.places(text)])
+        else:
+            ends = self.sizes[self.split.document(self.numbers[document])].cumsum()
+            start, stop = (len(text[:at].encode("utf-8", "surrogatepass")) for at in (start, stop))
+        return int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop, "left"))
+
+
+def sizes_of(codec: Codec) -> np.ndarray | None:
+    """Bytes of the text of each id, for codecs that lose nothing: byte-level BPE writes a byte as one character."""
+    if isinstance(codec, Bpe):
+        names = [codec.tokenizer.id_to_token(i) or "" for i in range(codec.vocab)]
+        return np.array([0 if i == codec.end else len(name) for i, name in enumerate(names)])
+    return None
 
 
 def trace(text: str, run: Path, shortest: int = SHORTEST, progress: Progress = SILENT) -> Traced:

@@ -1,4 +1,5 @@
 """From a text to the documents and steps of a real run; the steps against the batches themselves."""
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -42,21 +43,22 @@ def test_the_steps_are_those_whose_batches_held_the_tokens(run):
     tracer = Tracer(run)
     seen = tracer.seen
     source = Packed(seen.split, seen.context, seen.batch, seen.seed)
+    drawn = [set(source.order(step)[0].tolist()) for step in range(seen.done)]
+    rows = {row["id"]: row for row in map(tracer.index.row, range(len(tracer.index.starts)))}
     rng, checked = np.random.default_rng(0), 0
     for _ in range(60):
         number = int(rng.integers(len(seen.split.starts)))
-        row = next(row for row in map(tracer.index.row, range(len(tracer.index.starts)))
-                   if row["id"] == seen.split.ids[number])
+        row = rows[seen.split.ids[number]]
         places = seen.codec.places(row["text"])
         if len(places) < 12:
             continue
         first = int(rng.integers(len(places) - 8))
         start, stop = places[first][0], places[first + 5][1]
-        tokens = [int(seen.split.starts[number]) + first + i for i in range(6)]
-        held = [step + 1 for step in range(seen.done)
-                if any(window * seen.context < token <= (window + 1) * seen.context
-                       for rows in source.order(step) for window in rows.tolist() for token in tokens)]
+        at = int(seen.split.starts[number]) + first
+        of = {max(0, token - 1) // seen.context for token in range(at, at + 6)}    # the windows whose targets they are
+        held = [step + 1 for step, windows in enumerate(drawn) if windows & of]
         assert seen.steps(row["id"], row["text"], start, stop) == held
+        assert dataclasses.replace(seen, sizes=None).steps(row["id"], row["text"], start, stop) == held
         checked += bool(held)
     assert checked > 2, "none of the spans was ever shown"
 
