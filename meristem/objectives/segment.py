@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meristem.core import parallel
 from meristem.core.errors import RequestError
 from meristem.core.types import Batch
 from meristem.generate.segment import ask, overlay, see, single
@@ -75,6 +76,9 @@ class Segment(Objective):
         made: Batch = {**batch, "images": images, "masks": masks, "points": points, "signs": signs,
                        "drafts": torch.zeros(*masks.shape[:2], side, side),
                        "drafted": torch.zeros(masks.shape[:2], dtype=torch.bool)}
+        if parallel.count() > 1:
+            raise RequestError("segment asks its model several times a step, as often as each process draws; train it "
+                               "in one process")
         rounds = int(torch.randint(1, self.rounds + 1, ())) if self.rounds and torch.rand(()) < 0.5 else 0
         if rounds:
             model = cast(Promptable, self.model)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from meristem.core import parallel
 from meristem.core.errors import RequestError
 from meristem.models import vit
 from meristem.models.sam import Config, Model
@@ -113,8 +114,11 @@ def test_logits_grow_to_the_picture() -> None:
     assert grown(small, 8) is small and grown(small, 16).shape == (2, 3, 4, 16, 16)
 
 
-def test_models_and_rows_that_do_not_fit() -> None:
+def test_models_and_rows_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match=r"model\.name=sam"):
         Segment(vit.Model(vit.Config(image=16, patch=4, dim=16, layers=1, heads=2)))
     with pytest.raises(RequestError, match="data.examples=segments"):
         objective().prepare({"images": batch()["images"]})
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    with pytest.raises(RequestError, match="one process"):
+        objective().prepare(batch())
