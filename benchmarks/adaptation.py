@@ -69,6 +69,8 @@ def banking(path: Path) -> Rows:
 
 def write(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
     """Rows as train.jsonl, validation.jsonl and test.jsonl."""
+    if all((folder / f"{split}.jsonl").is_file() for split in splits):
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -112,6 +114,8 @@ def prepared(folder: Path, splits: Mapping[str, Rows]) -> Path:
 
 def base_of(data: Path, out: Path, steps: int) -> Path:
     """The base: all training texts without a label, those of the test splits never."""
+    if (out / "base" / "result.json").is_file():
+        return out / "base"
     text = [t for t, _ in sentences(data / "sentence-polarity" / "sentence_polarity.zip")[2000:]]
     text += [t for texts in intents(data)["train"].values() for t in texts]
     text += [t for t, _ in banking(data / "banking77" / "train.csv.gz")]
@@ -158,14 +162,16 @@ def share(right: int, n: int) -> str:
     return f"{right / n:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
-def methods(data: Path, base: Path, out: Path, seeds: int, steps: int) -> dict[str, Any]:
+def methods(data: Path, base: Path, out: Path, seeds: int, steps: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """The table of methods on intents and film reviews."""
     table: dict[str, Any] = {}
     for seed in range(seeds):
         tasks = {"intents": prepared(out / f"intents-{seed}", group(data, seed)),
                  "film": prepared(out / "film", film(data))}
-        for name, edits in METHODS.items():
-            for task, corpus in tasks.items():
+        for task, corpus in tasks.items():
+            for name, edits in METHODS.items():
+                if only and name not in only:
+                    continue
                 found = adapt(base, corpus, out / "runs" / f"{task}-{name}-{seed}", edits, seed, steps)
                 table.setdefault(name, {}).setdefault(task, []).append(found)
                 print(json.dumps({"method": name, "task": task, "seed": seed, **found}), flush=True)
@@ -238,16 +244,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--base-steps", type=int, default=600)
+    parser.add_argument("--only", default="", help="Of the methods these alone, comma-separated; nothing is recorded.")
     parser.add_argument("--tiny", action="store_true")
     a = parser.parse_args()
     steps = 3 if a.tiny else a.steps
     base = base_of(a.data, a.out, 3 if a.tiny else a.base_steps)
-    parts = {"methods": lambda: methods(a.data, base, a.out, 1 if a.tiny else a.seeds, steps),
+    only = [name for name in a.only.split(",") if name]
+    parts = {"methods": lambda: methods(a.data, base, a.out, 1 if a.tiny else a.seeds, steps, only),
              "tasks": lambda: many(a.data, base, a.out, steps), "domain": lambda: domain(a.data, base, a.out, steps),
              "templates": lambda: templates(a.data, base, a.out, steps)}
     for name in [a.part] if a.part else parts:
         rows = parts[name]()
-        if not a.tiny:
+        if not a.tiny and not a.only:
             record(f"adaptation_{name}", {"meristem": meristem.__version__, "steps": steps, "rows": rows})
 
 

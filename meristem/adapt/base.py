@@ -127,13 +127,17 @@ class Names:
         known = linears(module)
         with torch.device("meta"):
             state = {f"{n}.weight": torch.empty(m.out_features, m.in_features) for n, m in known.items()}
-        pairs = registry.load("models", family).HF.of(module).pairs(state, module)
+        entry = registry.load("models", family)
+        pairs = entry.HF.of(module).pairs(state, module)
+        renames = entry.module_names(module.config) if "module_names" in vars(entry) else ()
         self.linears = known
         self.places: dict[str, Place] = {}
         for pair in pairs:
             ours = tuple(n.removesuffix(".weight") for n in pair.ours)
             if len(pair.theirs) == 1 and all(n in known for n in ours):
                 theirs = pair.theirs[0].removesuffix(".weight")
+                for old, new in renames:
+                    theirs = re.sub(old, new, theirs)
                 self.places[theirs] = Place(theirs, ours, tuple(known[n].out_features for n in ours), pair.turned,
                                             pair.heads)
         self.of = {n: place for place in self.places.values() for n in place.ours}

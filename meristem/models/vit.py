@@ -244,3 +244,13 @@ HF_CONFIG = FieldMaps(
     FieldMap(*_kinds("Dinov2WithRegisters", "dinov2_with_registers", "dinov2",
                      lambda c: c.hidden == 4 * c.dim and c.registers > 0),
              rows=(*DINO, ("registers", "num_register_tokens")), fixed=WHOLE, labels="labels", groups=(UNUSED,)))
+
+
+def module_names(c: Config) -> tuple[tuple[str, str], ...]:
+    """What turns the names in a file into those of transformers 5's layers, by which PEFT calls them: (regex, new)."""
+    rows = tuple((rf"attention\.attention\.{old}$", f"attention.{new}_proj")
+                 for old, new in (("query", "q"), ("key", "k"), ("value", "v")))
+    rows += ((r"attention\.output\.dense$", "attention.o_proj"),)
+    if c.kind == "vit":
+        rows += ((r"encoder\.layer\.", "layers."), (r"intermediate\.dense$", "mlp.fc1"), (r"output\.dense$", "mlp.fc2"))
+    return rows
