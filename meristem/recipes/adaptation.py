@@ -18,8 +18,8 @@ def _task(name: str, adapt: Part | None, lr: float, **train: Any) -> Run:
 def full() -> Run:
     """Full fine-tuning: all weights, but those that `train.groups` freezes.
 
-    Command: `meristem adapt MODEL full data.corpus=ROWS --out runs/full`. CPU time: not measured yet.
-    Expected: not measured yet.
+    Command: `meristem adapt MODEL full data.corpus=ROWS --out runs/full`. CPU time: 11 s
+    for 1.26 M parameters. Expected: 86.9 % of 15 of CLINC's intents, 65.4 % of film reviews (docs/results.md, D-1).
     """
     return _task("full", None, 1e-3)
 
