@@ -35,6 +35,9 @@ GLOBAL = 2                              # large views, which the teacher sees to
 STUDENT = 0.1                           # the student's temperature (DINO, section 3.1)
 ROUNDS = 3                              # of Sinkhorn-Knopp
 KEPT = 0.9                              # decay of the running mean
+SMALL = (0.05, 0.4)                     # of the picture, that a small view shows (DINO, appendix E)
+FROZEN = 1000                           # steps before prototypes learn: else they soon all agree, and say nothing of
+                                        # a picture (DINO, appendix C: one epoch; SwAV, appendix A: 5,005 steps)
 SHARE, CHANCE = (0.1, 0.5), 0.5         # of the patches that are hidden, in how many of the views (iBOT, appendix)
 FLAT, PATIENCE = 0.02, 100              # a spread below this for so many steps in a row is a collapse
 
@@ -57,6 +60,7 @@ class Head(nn.Module):
         self.layers = nn.Sequential(Linear(dim, hidden), norms[0], nn.GELU(), Linear(hidden, hidden), norms[1],
                                     nn.GELU(), Linear(hidden, narrow))
         self.prototypes = nn.Parameter(torch.randn(prototypes, narrow))
+        self.frozen = False
         for layer in self.layers:
             if isinstance(layer, Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -64,16 +68,17 @@ class Head(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B K"]:
         """[..., D] -> [..., K], fp32 cosines."""
-        return F.normalize(self.layers(x).float(), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        prototypes = self.prototypes.detach() if self.frozen else self.prototypes
+        return F.normalize(self.layers(x).float(), dim=-1) @ F.normalize(prototypes, dim=-1).T
 
 
 class SelfDistillation(Objective):
     """Summed over pictures: dino + `ibot` x ibot + `koleo` x koleo; facts: the three, and `spread`.
 
-    `look` are fields of `data.views.Look` for all views; `local` small ones, of half the side, see at most as much of a
-    picture as a large one at least does. `temperature` is the teacher's; `momentum` the share of the teacher that a
-    step keeps. `standard`: batch norms in the heads, which make the answers to different pictures differ from the first
-    step on (DINO, appendix C), so that short runs learn; micro-batches and processes then have means of their own.
+    `look` are fields of `data.views.Look` for all views, and `small`, the area of the `local` ones of half the side.
+    `temperature` is the teacher's; `momentum` the share of the teacher that a step keeps. `standard`: batch norms in
+    the heads, which make the answers to different pictures differ from the first step on (DINO, appendix C), so that
+    short runs learn; micro-batches and processes then have means of their own.
     """
 
     def __init__(self, model: nn.Module, prototypes: int = 512, hidden: int = 512, narrow: int = 64,
@@ -91,13 +96,15 @@ class SelfDistillation(Objective):
                                f"0 and 1, temperature={temperature} is above 0, local={local} at least 0")
         self.ibot, self.koleo, self.centre, self.momentum = ibot, koleo, centre, momentum
         self.temperature, self.local = temperature, local
-        self.large = from_dict(Look, {"side": c.image, **(look or {})})
-        least = self.large.area[0]
-        self.small = from_dict(Look, {"side": side, **(look or {}), "area": (least / 4, least)})
+        fields = dict(look or {})
+        area = fields.pop("small", SMALL)
+        self.large = from_dict(Look, {"side": c.image, **fields})
+        self.small = from_dict(Look, {"side": side, **fields, "area": area})
         self.heads = nn.ModuleDict({which: Head(c.dim, hidden, narrow, prototypes, standard)
                                     for which in ("cls", "patch")})
         self.teacher = copy.deepcopy(nn.ModuleDict({"model": model, "heads": self.heads})).requires_grad_(False)
         self.register_buffer("middle", torch.zeros(2, prototypes))             # of the teacher's answers: cls, patch
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))      # made so far
         self.register_buffer("flat", torch.zeros((), dtype=torch.int64))       # steps in a row without spread
         self.seen: tuple[Tensor, Tensor] | None = None                         # means and spread of the last forward
 
@@ -119,6 +126,8 @@ class SelfDistillation(Objective):
         """What both say: cls [B, V, K] and patch [B, 2, N, K] of the student, taught and taught_patch of the teacher,
         and the vectors of the large views [B, 2, D]."""
         given, count = self.inputs(batch), len(batch["views"])
+        for head in self.heads.values():
+            head.frozen = bool(self.steps < FROZEN)                             # type: ignore[operator, assignment]
         first = 1 + self.model.config.registers                # type: ignore[union-attr, operator]
         self.teacher.eval()
         with torch.no_grad():
@@ -168,6 +177,7 @@ class SelfDistillation(Objective):
         torch._foreach_lerp_(list(self.teacher.parameters()), [p.detach() for p in mine], 1 - kept)
         assert self.seen is not None
         (means, spread), self.seen = self.seen, None
+        self.steps.add_(1)                                                      # type: ignore[operator]
         self.middle.lerp_(means, 1 - KEPT)                                      # type: ignore[operator]
         self.flat.copy_((self.flat + 1) * (spread < FLAT))                      # type: ignore[operator]
         if self.flat >= PATIENCE:                                               # type: ignore[operator]

@@ -7,7 +7,7 @@ from meristem.core.run import Data, Run, Train
 from meristem.recipes.pictures import WORDS
 
 ENCODER = {"kind": "dinov2", "image": 28, "patch": 7, "dim": 96, "layers": 3, "heads": 3}
-LOOK = {"area": [0.4, 1.0], "turn": 15.0, "shear": 0.2, "light": 0.4, "blur": 0.3}
+LOOK = {"area": [0.6, 1.0], "small": [0.3, 0.7], "turn": 15.0, "shear": 0.2, "light": 0.4, "blur": 0.3}
 
 
 def dino() -> Run:
@@ -18,10 +18,11 @@ def dino() -> Run:
     """
     return Run(
         name="dino", model=Part("vit", ENCODER),
-        objective=Part("self_distillation", {"prototypes": 64, "hidden": 256, "narrow": 32, "standard": True,
-                                             "koleo": 0.02, "momentum": 0.98, "local": 2, "look": LOOK}),
+        objective=Part("self_distillation", {"prototypes": 48, "hidden": 256, "narrow": 32, "standard": True,
+                                             "temperature": 0.06, "momentum": 0.97, "koleo": 0.01, "local": 2,
+                                             "look": LOOK}),
         data=Data(codec=WORDS, examples="pictures"),
-        train=Train(steps=800, batch=64, context=16, lr=1e-3, warmup=40, weight_decay=0.04, ema=0.99, compile=False))
+        train=Train(steps=800, batch=64, context=16, lr=1e-3, warmup=20, weight_decay=0.04, ema=0.99, compile=False))
 
 
 def resnet() -> Run:

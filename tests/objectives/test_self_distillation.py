@@ -149,3 +149,12 @@ def test_what_cannot_be_is_refused() -> None:
         objective(momentum=1.5)
     with pytest.raises(RequestError, match="turm"):
         objective(look={"turm": 1.0})
+
+
+def test_prototypes_wait_until_there_is_something_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for frozen, moved in ((3, False), (2, True)):
+        monkeypatch.setattr(self_distillation, "FROZEN", frozen)
+        asked = objective()
+        before = asked.heads["cls"].prototypes.detach().clone()
+        trained(asked, 3)
+        assert torch.equal(asked.heads["cls"].prototypes, before) != moved
