@@ -41,9 +41,8 @@ def model(folder: Path, tiny: bool) -> None:
     from meristem.hub import hf
     from meristem.models import llama
     codec = bpe.fit([row["prompt"] + "." for row in rows(50)], 340)
-    shape = {"dim": 64, "layers": 2, "heads": 4} if tiny else {"dim": 256, "layers": 6, "heads": 8, "hidden": 704}
     torch.manual_seed(0)
-    config = llama.Config(vocab=4096, context=1024, **shape)
+    config = llama.Config(4096, 1024, *((64, 2, 4) if tiny else (256, 6, 8)))
     module = llama.Model(config)
     for p in module.parameters():
         if p.ndim > 1:
@@ -64,27 +63,29 @@ def ours(method: str, dtype: str, folder: Path, steps: int) -> dict[str, Any]:
         (data / f"{split}.jsonl").write_text("".join(made))
     edits: dict[str, Any] = {"base": str(folder / "model"), "data.corpus": str(data), "train.dtype": dtype,
                              "train.context": 512 if method == "dpo" else CONTEXT, "train.steps": 1000,
-                             "train.batch": PAIRS if method == "dpo" else PROMPTS}
+                             "train.batch": PAIRS if method == "dpo" else PROMPTS,
+                             "train.compile": not (folder / "tiny").exists()}
     if method == "grpo":
         edits |= {"objective.group": GROUP, "objective.length": LENGTH, "objective.reward": "exact"}
     parts = assemble(edit(recipes()[method](), edits))
     trainer = trainer_of(parts)
     trainer.objective.train()
-    seconds, count = [], []
+    seconds: list[float] = []
+    pairs: list[int] = []
     for step in range(WARM + steps):
         batch = trainer.source(step)
         start = time.perf_counter()
         trainer.update(batch)
         trainer.step += 1
         seconds.append(time.perf_counter() - start)
-        count.append(int((batch[0]["labels"] == 1).sum()) if method == "dpo" else PROMPTS * GROUP)
-    rate = statistics.median(n / s for n, s in zip(count[WARM:], seconds[WARM:], strict=True))
+        pairs.append(int((batch[0]["labels"] == 1).sum()) if method == "dpo" else PROMPTS * GROUP)
+    rate = statistics.median(n / s for n, s in zip(pairs[WARM:], seconds[WARM:], strict=True))
     return {"rate": rate, "seconds": statistics.median(seconds[WARM:])}
 
 
 def theirs(method: str, dtype: str, folder: Path, steps: int) -> dict[str, Any]:
     """The same by trl."""
-    import datasets
+    import datasets  # type: ignore[import-untyped]
     import transformers
     import trl
     clock = [0.0]
@@ -107,6 +108,8 @@ def theirs(method: str, dtype: str, folder: Path, steps: int) -> dict[str, Any]:
                             "logging_steps": 1000, "gradient_checkpointing": False, "learning_rate": 1e-4,
                             "disable_tqdm": True}
     made = datasets.Dataset.from_list(rows(400, len("train")))
+    config: Any
+    trainer: Any
     if method == "dpo":
         config = trl.DPOConfig(per_device_train_batch_size=PAIRS, max_length=512, **args)
         trainer = trl.DPOTrainer(network, transformers.AutoModelForCausalLM.from_pretrained(folder / "model"), config,

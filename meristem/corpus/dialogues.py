@@ -47,7 +47,7 @@ def normal(row: Row) -> Row | str:
     if given is None:
         return f"no column 'prompt' or 'messages' beside {', '.join(map(repr, row))}"
     last = [key for key in ("completion", "chosen", "rejected", "answer") if key in row]
-    texts = {key: _text(row[key]) for key in last}
+    texts: Row = {key: _text(row[key]) for key in last}
     if empty := [key for key, text in texts.items() if not text.strip()]:
         return f"{empty[0]} is empty, or no text and no message of the assistant"
     if "chosen" in texts and texts["chosen"] == texts["rejected"]:

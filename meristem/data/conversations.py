@@ -96,7 +96,7 @@ class Reader:
 
 def of(corpus: Corpus, split: str, wanted: Callable[[Fields], bool], what: str) -> list[Fields]:
     """The rows of a split that have what is wanted; RequestError says what they should have."""
-    found = [d.fields for d in corpus.documents(split) if wanted(d.fields)]
+    found: list[Fields] = [d.fields for d in corpus.documents(split) if wanted(d.fields)]
     if not found:
         raise RequestError(f"the {split} split of {corpus.folder} has no {what}; the forms of such rows are in "
                            "docs/alignment.md")
