@@ -81,3 +81,12 @@ def test_requests_that_cannot_be(run, made: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     result = run("generate", made / "painter", *more)
     assert result.status == 2 and what in result.complaint
+
+
+def test_the_distance_is_a_certificate(run, made: Path) -> None:
+    words = ["evaluate", made / "painter", "--corpus", made / "scenes", "--tasks", "frechet", "--limit", "4", "--json"]
+    score = run(*words).json["scores"][0]
+    assert score["name"] == "frechet" and score["n"] == 4 and not score["higher_is_better"]
+    assert score["interval"]["low"] <= score["value"] <= score["interval"]["high"]
+    assert score["ceiling"]["value"] < score["value"] and "another training picture" in score["baseline"]["what"]
+    assert (made / "painter" / "evals" / "frechet.json").is_file()
