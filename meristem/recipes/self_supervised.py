@@ -13,8 +13,10 @@ LOOK = {"area": [0.6, 1.0], "small": [0.3, 0.7], "turn": 15.0, "shear": 0.2, "li
 def dino() -> Run:
     """A small DINOv2 that learns from digits without their labels: DINO, iBOT and KoLeo.
 
-    Command: `meristem pretrain dino data.corpus=PICTURES --out runs/dino`. CPU time: not measured yet. Expected: not
-    measured yet. Not compiled: five shapes of batches would be, which costs more than so short a run wins.
+    Command: `meristem pretrain dino data.corpus=PICTURES --out runs/dino`. CPU time: 0.14 s a step, about 2 minutes.
+    Expected: not reached yet. Without iBOT and KoLeo, neighbours after 240 steps were no better than the untrained
+    encoder's (46 and 47 % on MNIST, pixels 92.5 %); the whole run was not measured (docs/results.md). Not compiled:
+    five shapes of batches would be, which costs more than so short a run wins.
     """
     return Run(
         name="dino", model=Part("vit", ENCODER),
@@ -28,8 +30,8 @@ def dino() -> Run:
 def resnet() -> Run:
     """A small ResNet that names the label of a picture: the convolutional network beside recipe vit.
 
-    Command: `meristem pretrain resnet data.corpus=PICTURES --out runs/resnet`. CPU time: not measured yet.
-    Expected: not measured yet.
+    Command: `meristem pretrain resnet data.corpus=PICTURES --out runs/resnet`. CPU time: 0.04 s a step.
+    Expected: after 200 steps on 4,000 digits of toy:strokes (7.6 CPU s) 84.6 % of real ones (MNIST) are named right.
     """
     return Run(
         name="resnet",
