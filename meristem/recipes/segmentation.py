@@ -10,12 +10,13 @@ from meristem.core.run import Data, Run, Train
 def sam() -> Run:
     """A small Segment Anything: one click or a box on things of any shape.
 
-    Command: `meristem pretrain sam data.corpus=runs/objects --out runs/sam`. CPU time: not measured yet. Expected: no
-    score was measured yet.
+    Command: `meristem pretrain sam data.corpus=runs/objects --out runs/sam`. CPU time: 0.3 s a step. Expected: not
+    known for all of its steps. At step 737 of 1000 (about 4 CPU minutes) the IoU after one click was 0.41 on unseen
+    shapes, for a box 0.51, and rising; a region of like colour has 0.60 (docs/results.md).
     """
     return Run(
         name="sam",
         model=Part("sam", {"image": 64, "patch": 8, "dim": 160, "layers": 4, "heads": 4, "window": 0, "width": 128,
                            "decoder_heads": 4, "decoder_hidden": 256, "quality_hidden": 64}),
         objective=Part("segment", {}), data=Data(codec=Part("bpe", {"vocab": 512}), examples="segments"),
-        train=Train(steps=2000, batch=16, context=16, lr=1e-3, warmup=100, weight_decay=0.05))
+        train=Train(steps=4000, batch=16, context=16, lr=1e-3, warmup=100, weight_decay=0.05))
