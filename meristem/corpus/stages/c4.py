@@ -45,13 +45,16 @@ class Stage:
 
 def lines_of(text: str) -> tuple[str, dict[str, Any]]:
     """(the lines that stay, {"removed_lines": n})."""
-    lines = CITATION.sub("", text).split("\n")
-    kept = [line for line in lines if not line.strip() or _stays(line.strip())]
+    low = text.lower()
+    policy = tuple(word for word in POLICY if word in low)     # few pages speak of any
+    lines = CITATION.sub("", text).split("\n") if "[" in text else text.split("\n")
+    kept = [line for line in lines if not (bare := line.strip()) or _stays(bare, policy)]
     removed = len(lines) - len(kept)
-    return ("\n".join(kept), {"removed_lines": removed}) if removed else (text, {})
+    return ("\n".join(kept), {"removed_lines": removed} if removed else {})
 
 
-def _stays(line: str) -> bool:
-    low = line.lower()
-    return line.endswith(ENDS) and not line.endswith("...") and len(line.split()) >= WORDS and not any(
-        word in low for word in POLICY)
+def _stays(line: str, policy: tuple[str, ...]) -> bool:
+    if not line.endswith(ENDS) or line.endswith("...") or len(line.split(None, WORDS)) < WORDS:
+        return False
+    low = line.lower() if policy else ""
+    return not any(word in low for word in policy)

@@ -4,9 +4,11 @@ Words are runs of anything but white space. `--stages gopher:stop_words=0` for l
 stop words the paper counts.
 """
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from meristem.corpus.ngrams import ODD
 from meristem.corpus.stages.base import Batch, judged
 
 STOP = {"the", "be", "to", "of", "and", "that", "have", "with"}
@@ -28,56 +30,91 @@ class Stage:
 
     def _judge(self, text: str) -> tuple[str, float] | None:
         words = text.split()
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        lines = [line for part in text.split("\n") if (line := part.strip())]
         n = max(1, len(words))
-        checks = (
-            ("gopher_words", len(words), 50 <= len(words) <= 100_000),
-            ("gopher_mean_word", mean := sum(map(len, words)) / n, 3 <= mean <= 10),
-            ("gopher_symbols", symbols := (text.count("#") + text.count("...") + text.count("\u2026")) / n,
-             symbols <= 0.1),
-            ("gopher_bullets", bullets := _share(lines, BULLETS, str.startswith), bullets <= 0.9),
-            ("gopher_ellipses", dots := _share(lines, ("...", "\u2026"), str.endswith), dots <= 0.3),
-            ("gopher_letters", letters := sum(any(c.isalpha() for c in w) for w in words) / n, letters >= 0.8),
-            ("gopher_stop_words", found := len(STOP & {w.lower().strip(".,;:!?\"'") for w in words}),
-             found >= self.stop_words),
-        )
-        return next(((rule, round(value, 4)) for rule, value, fine in checks if not fine), None) or _repeats(
-            text, lines, words)
+        if not 50 <= len(words) <= 100_000:
+            return "gopher_words", len(words)
+        if not 3 <= (mean := sum(map(len, words)) / n) <= 10:
+            return "gopher_mean_word", round(mean, 4)
+        if (share := (text.count("#") + text.count("...") + text.count("\u2026")) / n) > 0.1:
+            return "gopher_symbols", round(share, 4)
+        if (share := sum(line.startswith(BULLETS) for line in lines) / len(lines)) > 0.9:
+            return "gopher_bullets", round(share, 4)
+        if (share := sum(line.endswith(("...", "\u2026")) for line in lines) / len(lines)) > 0.3:
+            return "gopher_ellipses", round(share, 4)
+        if (share := sum(word.isalpha() or any(map(str.isalpha, word)) for word in words) / n) < 0.8:
+            return "gopher_letters", round(share, 4)
+        if (found := _stop_words(words, self.stop_words)) < self.stop_words:
+            return "gopher_stop_words", found
+        return _repeats(text, lines, words)
 
 
-def _share(lines: list[str], marks: tuple[str, ...], test: Callable[[str, tuple[str, ...]], bool]) -> float:
-    return sum(test(line, marks) for line in lines) / max(1, len(lines))
+def _stop_words(words: list[str], enough: int) -> int:
+    """How many different stop words there are; the count ends at `enough`."""
+    found: set[str] = set()
+    for word in words:
+        if len(found) >= enough:
+            break
+        if len(word) < 7 and (bare := word.lower().strip(".,;:!?\"'")) in STOP:
+            found.add(bare)
+    return len(found)
 
 
 def _repeats(text: str, lines: list[str], words: list[str]) -> tuple[str, float] | None:
     """The first rule on repetition that is broken."""
-    total = max(1, len(text))
-    for name, parts in (("lines", lines), ("paragraphs", [p.strip() for p in text.split("\n\n") if p.strip()])):
+    total = len(text)
+    for name, parts in (("lines", lines), ("paragraphs", [p for q in text.split("\n\n") if (p := q.strip())])):
+        if len(set(parts)) == len(parts):
+            continue
         copies = [part for part, count in Counter(parts).items() for _ in range(count - 1)]
-        if (share := len(copies) / max(1, len(parts))) > LINES:
+        if (share := len(copies) / len(parts)) > LINES:
             return f"gopher_repeated_{name}", round(share, 4)
         if (share := sum(map(len, copies)) / total) > CHARACTERS:
             return f"gopher_characters_in_repeated_{name}", round(share, 4)
-    lengths = [len(word) for word in words]
-    for n, most in TOP.items():
-        counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-        if counts:
-            gram, count = max(counts.items(), key=lambda item: item[1] * sum(map(len, item[0])))
-            if count > 1 and (share := count * sum(map(len, gram)) / total) > most:
-                return f"gopher_top_{n}_gram", round(share, 4)
-    for n, most in AGAIN.items():
-        if (share := _again(words, lengths, n) / total) > most:
+    hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    most = len(words)                                          # no 3-gram is more frequent than the first 2-gram
+    for n, limit in TOP.items():
+        if most * n * int(lengths.max()) / total <= limit:
+            continue
+        most, size = top_gram(hashes, lengths, n)
+        if most > 1 and (share := size / total) > limit:
+            return f"gopher_top_{n}_gram", round(share, 4)
+    for n, limit in AGAIN.items():
+        share = repeated(hashes, lengths, n) / total
+        if share > limit:
             return f"gopher_repeated_{n}_grams", round(share, 4)
+        if share <= min(AGAIN.values()):                       # longer ones cover no more
+            return None
     return None
 
 
-def _again(words: list[str], lengths: list[int], n: int) -> int:
+def top_gram(hashes: np.ndarray, lengths: np.ndarray, n: int) -> tuple[int, int]:
+    """(how often the most frequent n-gram occurs, the most characters that one n-gram takes, all occurrences)."""
+    grams = _grams(hashes, n)
+    _, first, counts = np.unique(grams, return_index=True, return_counts=True)
+    if not len(counts):
+        return 0, 0
+    sizes = np.convolve(lengths, np.ones(n, np.int64), "valid")[first]
+    return int(counts.max()), int((sizes * np.where(counts > 1, counts, 0)).max())
+
+
+def repeated(hashes: np.ndarray, lengths: np.ndarray, n: int) -> int:
     """Characters of words that are in an n-gram which stood before, each word once."""
-    seen: set[tuple[str, ...]] = set()
-    covered, size = 0, 0
-    for start, gram in enumerate(zip(*(words[i:] for i in range(n)), strict=False)):
-        if gram in seen:
-            size += sum(lengths[max(covered, start): start + n])
-            covered = start + n
-        seen.add(gram)
-    return size
+    grams = _grams(hashes, n)
+    again = np.ones(len(grams), dtype=bool)
+    again[np.unique(grams, return_index=True)[1]] = False
+    if not again.any():
+        return 0
+    covered = np.convolve(again, np.ones(n, np.int64)) > 0
+    return int(lengths[covered].sum())
+
+
+def _grams(hashes: np.ndarray, n: int) -> np.ndarray:
+    """A hash of each run of n words."""
+    if len(hashes) < n:
+        return np.empty(0, dtype=np.uint64)
+    out = np.zeros(len(hashes) - n + 1, dtype=np.uint64)
+    for k in range(n):
+        out = out * ODD + hashes[k: len(hashes) - n + 1 + k]
+    return out
