@@ -2,7 +2,8 @@
 
 Ramesh et al. 2021, https://arxiv.org/abs/2102.12092 (section 2: a caption, then a grid of codebook numbers; section
 2.6: of several draws the one that a contrastive model finds nearest to the caption). Editing keeps the tokens of the
-cells that the mask leaves alone, and writes the others in between; a token sees only those before it.
+cells that the mask leaves alone, and writes the others in between; a token sees only those before it. Guidance is that
+of Gafni et al. 2022, https://arxiv.org/abs/2203.13131, section 3.4: logits without a caption, moved away from.
 
     images = paint(Writer(module, codec, autoencoder), Wish(texts=("a red circle",) * 16, temperature=1.0))
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +23,7 @@ from meristem.data.pictures import captions
 from meristem.generate.autoregressive import generate
 from meristem.generate.pictures import Wish
 from meristem.generate.sampling import BANNED, Sampling
+from meristem.nn.attention import Cache
 
 TOGETHER = 64                           # pictures written at once
 
@@ -49,6 +51,49 @@ class Cells:
         other = Cells(self.first, self.codes, self.fixed)
         other.written = self.written
         return other
+
+
+class Twice:
+    """One layer's caches of a row with its caption and without (see `generate.base`)."""
+
+    def __init__(self, told: Cache, untold: Cache):
+        self.told, self.untold = told, untold
+
+    def keep(self, rows: Int[Tensor, "R"]) -> None:
+        """Go on with only these rows."""
+        self.told.keep(rows)
+        self.untold.keep(rows)
+
+
+class Guided(nn.Module):
+    """The decoder as `generate` asks it, whose logits are those without a caption + scale (with - without)."""
+
+    def __init__(self, inner: nn.Module, scale: float):
+        super().__init__()
+        self.inner, self.scale = inner, scale
+        self.config: Any = inner.config
+
+    def caches(self, batch: int, length: int) -> list[Twice]:
+        """Room for both."""
+        told, untold = (self.inner.caches(batch, length) for _ in range(2))    # type: ignore[operator]
+        return [Twice(a, b) for a, b in zip(told, untold, strict=True)]
+
+    def features(self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"],
+                 cache: list[Twice]) -> Float[Tensor, "B T E"]:
+        """Both features side by side."""
+        bare = torch.where(positions < self.config.text, self.config.end, tokens)
+        told = self.inner.features(tokens, positions, [one.told for one in cache])             # type: ignore[operator]
+        return torch.cat([told, self.inner.features(bare, positions, [one.untold for one in cache])], -1)  # type: ignore[operator]
+
+    def head(self, features: Float[Tensor, "*B E"]) -> Float[Tensor, "*B V"]:
+        """The guided logits."""
+        told, untold = (self.inner.head(part).float() for part in features.chunk(2, -1))       # type: ignore[operator]
+        return untold + self.scale * (told - untold)
+
+    def forward(self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"],
+                cache: list[Twice]) -> Float[Tensor, "B T V"]:
+        """[B, T] -> [B, T, vocab + codes]."""
+        return self.head(self.features(tokens, positions, cache))
 
 
 @dataclass(frozen=True)
@@ -108,7 +153,8 @@ class Writer:
             given = self.autoencoder.tokens(wish.image[None])[0]
             fixed = torch.where(self.known(wish.mask), given, -1).flatten().tolist()
         sampling = Sampling(length=c.grid**2, temperature=wish.temperature, top_k=wish.top_k, seed=wish.seed)
-        made = generate(self.module, list(words.numpy()), sampling,
+        module = self.module if wish.guidance == 1.0 else Guided(self.module, wish.guidance)
+        made = generate(module, list(words.numpy()), sampling,
                         grammars=[Cells(c.vocab, c.codes, fixed) for _ in wish.texts])
         numbers = torch.tensor([one.tokens for one in made]) - c.vocab
         images = self.autoencoder.picture(numbers.unflatten(1, (c.grid, c.grid))).float()

@@ -7,6 +7,7 @@ import torch
 from meristem.codecs import char
 from meristem.core.errors import RequestError
 from meristem.data.pictures import captions
+from meristem.generate.image_tokens import Guided
 from meristem.generate.pictures import Wish, paint
 from meristem.hub import hf
 from meristem.objectives.image_tokens import ImageTokens
@@ -67,7 +68,8 @@ def test_what_paints_afterwards(parts, tmp_path: Path) -> None:
     codec, autoencoder, folder, model = parts
     painter = ImageTokens(model, autoencoder=str(folder)).painter(codec)
     texts = ("red", "a blue ring", "") * 2
-    images = paint(painter, Wish(texts, seed=3))
+    images = paint(painter, Wish(texts, seed=3))                # guided
+    assert not torch.equal(images, paint(painter, Wish(texts, seed=3, guidance=1.0)))
     assert images.shape == (6, 3, 8, 8) and (painter.side, painter.channels) == (8, 3)
     torch.testing.assert_close(paint(painter, Wish(texts[:2], seed=3)), images[:2])
     assert not torch.equal(images[0], paint(painter, Wish(texts[:1], seed=4))[0])
@@ -80,6 +82,24 @@ def test_what_paints_afterwards(parts, tmp_path: Path) -> None:
         paint(painter, Wish(how="edit", image=given))
     with pytest.raises(RequestError, match="which draw is best"):
         paint(painter, Wish(best_of=2))
+
+
+@torch.no_grad()
+def test_guidance_moves_away_from_no_caption(parts) -> None:
+    codec, _, _, model = parts
+    c = model.config
+    words = torch.from_numpy(captions(codec, ["red", "a ring"], 12)[0][:, :-1]).long()
+    words = torch.where((words == c.end).cumsum(1) > 0, c.end, words)
+    cells = torch.randint(c.vocab, c.vocab + 9, (2, 5), generator=torch.Generator().manual_seed(0))
+    tokens, at = torch.cat([words, cells], 1), torch.arange(17).expand(2, -1)
+    told, untold = model(tokens), model(torch.cat([torch.full_like(words, c.end), cells], 1))
+    guided = Guided(model, 3.0)
+    cache = guided.caches(2, 17)
+    pieces = [guided(tokens[:, a:b], at[:, a:b], cache) for a, b in ((0, 12), (12, 13), (13, 17))]
+    parity.close(torch.cat(pieces, 1), untold + 3 * (told - untold))
+    for layer in cache:
+        layer.keep(torch.tensor([1]))
+    assert cache[0].told.k.shape[0] == cache[0].untold.k.shape[0] == 1
 
 
 def test_of_several_draws_the_nearest_is_shown(parts, tmp_path: Path) -> None:
