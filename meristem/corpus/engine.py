@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from meristem.core.errors import MachineError
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 AHEAD = 2                               # batches in flight a worker: what memory they may take
 DEATHS = 3                              # in a row, of workers at the same batch: it kills them
 
