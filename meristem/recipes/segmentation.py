@@ -11,8 +11,8 @@ def sam() -> Run:
     """A small Segment Anything: one click or a box on things of any shape.
 
     Command: `meristem pretrain sam data.corpus=runs/objects --out runs/sam`. CPU time: 0.3 s a step. Expected: not
-    known for all of its steps. At step 737 of 1000 (about 4 CPU minutes) the IoU after one click was 0.41 on unseen
-    shapes, for a box 0.51, and rising; a region of like colour has 0.60 (docs/results.md).
+    known for all of its steps: with train.steps=1000 (5 CPU minutes) the IoU after one click was 0.39 on unseen shapes,
+    for a box 0.54; a region of like colour has 0.61 (docs/results.md).
     """
     return Run(
         name="sam",
