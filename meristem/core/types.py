@@ -8,7 +8,7 @@
 | types | int64 [B, T] | which part of a pair an input belongs to: 0 or 1. Absent: 0 |
 | labels | int64 [B], [B, T], [B, 2] | the class of a row, of each input (-1: none), first and last place of an answer |
 | labels, of judged answers | int64 [B, S] | of each segment: 1 chosen, 0 rejected, 2 another prompt's, -1 none |
-| places | int64 [B, K] | inputs at which the vocabulary is asked; `weight` and `hidden`, what stood there, are [B, K] |
+| places | int64 [B, K] | inputs where the vocabulary is asked; `weight` and `hidden`, what stood there, are [B, K] |
 | lengths, targets | int64 [B], [B, L] | how long a prompt is; the ids of its right answer, -1 behind them |
 | logp, reference | float32 [B, K] | of the tokens of an answer when it was drawn, under the policy and the first model |
 | values, returns | float32 [B, K] | what the rest of an answer was expected to earn, and did |

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 SIDE, LOW, COLOURS = 32, 8, 16
-FLIPS = 10                              # bits of 64 that a copy may differ in; of 190 rescaled scenes none had more than 7
+FLIPS = 10                              # bits of 64 that a copy may differ in; of 190 rescaled scenes at most 7 did
 DIFFERENT = 4.0                         # of 255, mean over pixels and channels; JPEG at quality 60: 2.2, at most 3.1
 FAINT = 0.5                             # grey levels that a frequency must move the picture by, at least
 

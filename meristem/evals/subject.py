@@ -43,6 +43,11 @@ class NoText:
         """RequestError, if there is a text."""
         return [self.encode(text) for text in texts]
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """RequestError."""
+        self.encode(text)
+        return []
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """No ids, no text."""
         return ""
