@@ -56,7 +56,7 @@ def curate(
     if explain:
         return _explained(out, explain)
     if not paths:
-        raise RequestError("nothing to read: name a file or a folder, or the word stdlib")
+        raise RequestError("nothing to read: INPUT is a file, a folder, or the word stdlib")
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
         if name in ("scenes", "objects", "digits", "strokes", "cues"):

@@ -15,7 +15,7 @@ def verify(run: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]
 
     Example: meristem verify runs/quickstart/base
 
-    Exit status: 0 nothing is broken; 1 a link is; 2 the request was wrong.
+    Exit status: 0 ok, no link is broken; 1 one is, or the machine failed; 2 the request was wrong.
     """
     import dataclasses
 

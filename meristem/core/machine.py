@@ -97,9 +97,17 @@ def tune_allocator() -> bool:
 
 def identity() -> dict[str, Any]:
     """What a run's manifest says about where it ran; imports torch's metadata only, so it is quick."""
-    return {"meristem": _version("meristem"), "torch": _version("torch"), "python": platform.python_version(),
-            "platform": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count() or 1, "threads": threads(),
-            "memory": memory(), "compiler": has_compiler()}
+    return {"meristem": _version("meristem"), "code": code(), "torch": _version("torch"),
+            "python": platform.python_version(), "platform": platform.platform(), "cpu": cpu_name(),
+            "cores": os.cpu_count() or 1, "threads": threads(), "memory": memory(), "compiler": has_compiler()}
+
+
+@functools.cache
+def code() -> str:
+    """Digest of meristem's own sources (16 hex digits): a version number does not change when a line does."""
+    root = Path(__file__).parents[1]
+    files = sorted(p for kind in ("*.py", "*.cpp") for p in root.rglob(kind))
+    return digest_bytes(*(part for p in files for part in (p.relative_to(root).as_posix(), p.read_bytes())))[:16]
 
 
 @functools.cache

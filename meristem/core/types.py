@@ -10,7 +10,7 @@
 | labels, of judged answers | int64 [B, S] | of each segment: 1 chosen, 0 rejected, 2 another prompt's, -1 none |
 | places | int64 [B, K] | inputs where the vocabulary is asked; `weight` and `hidden`, what stood there, are [B, K] |
 | lengths, targets | int64 [B], [B, L] | how long a prompt is; the ids of its right answer, -1 behind them |
-| logp, reference | float32 [B, K] | of the tokens of an answer when it was drawn, under the policy and the first model |
+| logp, reference | float32 [B, K] | of an answer's tokens when it was drawn, under the policy and the first model |
 | values, returns | float32 [B, K] | what the rest of an answer was expected to earn, and did |
 | rewards, advantage | float32 [B]; [B], [B, K] | what an answer is worth, and beside what was expected |
 | positions | int64 [B, T] | position of an input in its document; set with segments. Absent: its place in the row |

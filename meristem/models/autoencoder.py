@@ -266,8 +266,8 @@ HF_CONFIG = FieldMaps(
     FieldMap(Kind("VQModel", "", {"kind": "vq", "shift": 0.0}), rows=(*SHARED, ("codes", "num_vq_embeddings", 256)),
              fixed={**FIXED, "norm_type": "group", "lookup_from_codebook": False, "force_upcast": False},
              groups=(LEVELS, Group(("vq_embed_dim",), lambda whole, kind: _width(whole), lambda c, k: {}))),
-    FieldMap(Kind("DiscreteVAE", "meristem_dvae", {"kind": "dvae", "shift": 0.0}), rows=(*SHARED, ("codes", "num_vq_embeddings")),
-             fixed=FIXED, groups=(LEVELS,)))                   # ours alone
+    FieldMap(Kind("DiscreteVAE", "meristem_dvae", {"kind": "dvae", "shift": 0.0}),           # ours alone
+             rows=(*SHARED, ("codes", "num_vq_embeddings")), fixed=FIXED, groups=(LEVELS,)))
 
 
 def _width(whole: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def ppo() -> Run:
 def grpo() -> Run:
     """GRPO against a reward that can be checked: eight answers to each prompt, compared with each other.
 
-    Command: `meristem adapt MODEL grpo data.corpus=QUESTIONS.jsonl objective.reward=last_number --out runs/grpo`. CPU
-    time: not measured yet. Expected: a first ratio of exactly 1; how far the reward rises is not measured yet
-    (`python -m benchmarks.reasoning` does it).
+    Command: `meristem adapt MODEL grpo data.corpus=QUESTIONS.jsonl objective.reward=last_number --out runs/grpo`.
+    CPU time: 229 s of steps for 60 of them (sums, 96 x 3). Expected: a first ratio of exactly 1; there, sampled answers
+    right in 94 % of steps 51 to 60, 74 % of the first ten (docs/results.md, A31).
     """
     return Run(
         name="grpo", model=SHAPE, objective=Part("grpo", {"length": 64, "group": 8}),

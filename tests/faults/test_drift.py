@@ -50,8 +50,8 @@ def test_other_data_is_refused_even_if_drift_is_allowed(folder: Path, key: str) 
         runs.log_manifest(folder, parts(**{key: "f" * 32}), Heard(), allow_drift=True)
 
 
-@pytest.mark.parametrize("key", ["threads", "torch", "meristem", "python", "platform", "cpu", "cores", "memory",
-                                 "compiler"])
+@pytest.mark.parametrize("key", ["threads", "torch", "meristem", "code", "python", "platform", "cpu", "cores",
+                                 "memory", "compiler"])
 def test_another_machine_or_version_is_refused_by_name_or_recorded(folder: Path, key: str,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     honest, heard = runs.machine.identity(), Heard()
