@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meristem.core.errors import MachineError, RequestError
@@ -206,6 +206,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(raw, tmp_path):
 
 
 @settings(deadline=None, max_examples=15)
+@example([b"filedesc://", b"WARC/", b"WARC/1.0"])                # words that begin an archive, but no archive
 @given(st.lists(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass")) |
                 st.sampled_from([(STDLIB / "bisect.py").read_bytes(), (STDLIB / "abc.py").read_bytes()]), max_size=8))
 def test_whatever_lies_in_a_folder_every_file_is_accounted_for(contents):

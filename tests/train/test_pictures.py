@@ -28,8 +28,8 @@ EDITS = {
     "autoencoder": {"model.image": 16, "model.channels": [16, 32]},
     "diffusion": {"model.image": 16, "model.channels": [16, 32], "model.attention": [False, True], "model.head_dim": 16,
                   "model.classes": 49},
-    "dino": {"model.image": 16, "model.patch": 4, "model.dim": 32, "model.layers": 1, "objective.prototypes": 32,
-             "objective.hidden": 32, "objective.local": 1},
+    "dino": {"model.image": 16, "model.patch": 4, "model.dim": 32, "model.layers": 1, "model.heads": 2,
+             "objective.prototypes": 32, "objective.hidden": 32, "objective.local": 1},
     "resnet": {"model.image": 16, "model.stem": 8, "model.widths": [8, 16], "model.depths": [1, 1]},
 }
 

@@ -7,6 +7,7 @@ what it was read from is refused, and a line is never longer in memory than `LAR
 """
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,9 @@ class Refusal:
     value: float | str
 
 
+ARCHIVE = re.compile(rb"WARC/\d\.\d+\r?\n|filedesc://\S+ \S+ \d+ \S+ \d+\s")     # the first line of WARC and of ARC
+
+
 class RefusedError(Exception):
     """(rule, value): why what is being read gives no document."""
 
@@ -74,8 +78,9 @@ def extra(module: str, package: str) -> Any:
 
 def reader_of(name: str, head: bytes) -> ModuleType | None:
     """The format that reads a file, by its first (unpacked) bytes, else by its extension; None: one text."""
-    found = next((kind for mark, kind in ((b"WARC/", "warc"), (b"filedesc://", "warc"), (b"PAR1", "parquet"),
-                                          (b"%PDF-", "pdf")) if head.startswith(mark)), "")
+    found = next((kind for mark, kind in ((b"PAR1", "parquet"), (b"%PDF-", "pdf")) if head.startswith(mark)), "")
+    if ARCHIVE.match(head):
+        found = "warc"
     if not found and head[257:262] == b"ustar":
         found = "tar"
     found = found or TABLES.get(extension(name), "")
