@@ -56,6 +56,7 @@ class Checkpoints:
         self.folder, self.keep, self.progress, self.permanent = folder, keep, progress, permanent
         self.processes = processes                             # that write their pieces (train.pieces)
         self.failures = 0                                      # saves that failed since the last good one
+        self._saves = 0                                        # in this launch
         self._pieces = Pieces()
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
@@ -109,6 +110,7 @@ class Checkpoints:
         three refusals in a row MachineError. Older checkpoints stay until the new one is committed.
         """
         self.wait()                                            # the buffers are read until the last save is written
+        self._saves += 1
         aliases = self._pieces.copy(tensors)
         state = json.dumps({"schema": SCHEMA, "step": step, "processes": self.processes, "aliases": aliases,
                             "meta": meta})
@@ -218,7 +220,7 @@ class Checkpoints:
         point("ckpt.begin")
         with committed(self.folder / f"step-{step:06d}", point=lambda name: point(f"ckpt.{name}")) as temporary:
             self._pieces.write(temporary, None if self.processes == 1 else 0, layout, aliases)
-            collect(self.folder, step, self.processes, temporary)
+            collect(self.folder, self._saves, self.processes, temporary)
             (temporary / STATE).write_text(state, encoding="utf-8")
         with contextlib.suppress(OSError):                     # the new one is safe; what stays is pruned next time
             for path in self._superfluous(behind):

@@ -120,16 +120,18 @@ class Share:
         self._pieces = Pieces()
         self._writer = ThreadPoolExecutor(1, "pieces")
         self._pending: Future[None] | None = None
+        self._saves = 0                                        # in this launch, as the first process counts them
 
     def save(self, step: int, tensors: Tensors, meta: dict[str, Any], behind: Sequence[int] = (),
              layout: Layout | None = None) -> None:
         """Copy the pieces now, write them behind the caller's back."""
         self.wait()
+        self._saves += 1
         aliases = self._pieces.copy(tensors)
-        self._pending = self._writer.submit(self._write, step, layout, aliases)
+        self._pending = self._writer.submit(self._write, self._saves, layout, aliases)
 
-    def _write(self, step: int, layout: Layout | None, aliases: dict[str, dict[str, str]]) -> None:
-        target = handed(self.folder, step, self.rank)
+    def _write(self, save: int, layout: Layout | None, aliases: dict[str, dict[str, str]]) -> None:
+        target = handed(self.folder, save, self.rank)
         temporary = target.with_name(f".tmp-{target.name}")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -165,16 +167,19 @@ class Share:
         """Nothing: the first process deletes."""
 
 
-def handed(folder: Path, step: int, rank: int) -> Path:
-    """Where a process leaves its pieces for the first one to commit."""
-    return folder / f".part-{step:06d}-{rank:05d}"
+def handed(folder: Path, save: int, rank: int) -> Path:
+    """Where a process leaves its pieces of a launch's so-many-th save for the first one to commit.
+
+    Not by step: the last one may be saved twice, and a process may be a save ahead of the first.
+    """
+    return folder / f".part-{save:06d}-{rank:05d}"
 
 
-def collect(folder: Path, step: int, processes: int, into: Path) -> None:
+def collect(folder: Path, save: int, processes: int, into: Path) -> None:
     """Move the pieces of every other process into `into`; MachineError when one has failed or does not come."""
     until = time.monotonic() + PATIENCE
     for rank in range(1, processes):
-        there = handed(folder, step, rank)
+        there = handed(folder, save, rank)
         failed = there.with_suffix(".failed")
         while not there.is_dir():
             if failed.exists():

@@ -130,7 +130,7 @@ def slowly(seconds: float) -> None:
         if name == "tensors":
             time.sleep(seconds)
         real(f"ckpt.{name}")
-    sys.modules["meristem.train.checkpoint"].point = lambda name: point(name.removeprefix("ckpt."))
+    sys.modules["meristem.train.pieces"].point = lambda name: point(name.removeprefix("ckpt."))
 
 
 def memory(home: Path) -> None:

@@ -66,6 +66,23 @@ def test_any_box_is_read_from_the_pieces_it_overlaps(tmp_path):
                     assert torch.equal(got, WHOLE["w"][top: top + rows, left: left + columns])
 
 
+def test_a_process_may_be_saves_ahead_also_of_one_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PATIENCE", 2.0)
+    heard = Heard()
+    with Checkpoints(tmp_path, progress=heard, processes=3) as first:
+        others = [Share(tmp_path, 1), Share(tmp_path, 2)]
+        for _ in range(2):                                     # the last step: it was due, and it is the last
+            for share in others:
+                share.save(3, cut(share.rank)[0], {}, layout=cut(share.rank)[1])
+        for share in others:
+            share.wait()
+        for _ in range(2):
+            tensors, layout = cut(0)
+            first.save(3, tensors, {}, layout=layout)
+        first.wait()
+        assert not heard.lines and first.failures == 0 and first.find().step == 3
+
+
 def test_a_process_that_does_not_come_costs_a_save_and_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "PATIENCE", 0.05)
     heard = Heard()
