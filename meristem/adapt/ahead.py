@@ -3,6 +3,7 @@
 `Ahead(module, length)` stands where the decoder stood (generation, scoring and training call the same methods): tokens
 keep their own numbers outside and are `length` further inside, and a cache begins with the learned places in it.
 """
+import abc
 import dataclasses
 import inspect
 from typing import Any
@@ -18,7 +19,7 @@ from meristem.core.random import seed_of
 from meristem.nn.attention import Attention, two_way
 
 
-class Ahead(nn.Module):
+class Ahead(nn.Module, abc.ABC):
     """The decoder `base` behind `length` places; a subclass fills them."""
 
     def __init__(self, module: nn.Module, length: int):
@@ -66,9 +67,9 @@ class Ahead(nn.Module):
             self.begin(made, batch)
         return made
 
+    @abc.abstractmethod
     def begin(self, cache: list[Any], batch: int) -> None:
         """Write what stands first into an empty cache."""
-        raise NotImplementedError
 
 
 def words(module: nn.Module, length: int, text: str, seed: int, codec: Codec | None) -> Int[Tensor, "P"]:
