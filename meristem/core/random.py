@@ -4,6 +4,8 @@
 every restart. `permute` is a keyed permutation of 0..n-1 evaluated pointwise (a balanced Feistel network with cycle
 walking, Black & Rogaway 2002 section 3), so a shuffled order over 10^12 rows needs no table.
 """
+from collections.abc import Callable
+
 import numpy as np
 import xxhash
 
@@ -18,26 +20,23 @@ def seed_of(*keys: int | str) -> int:
 
 def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     """Where each of `index` (int64, any shape, values in 0..n-1) lands in the permutation of 0..n-1 named by `key`."""
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    keys = np.array([seed_of(key, "feistel", r) for r in range(ROUNDS)], dtype=np.uint64)
-    out = np.asarray(index).astype(np.uint64)
-    outside = np.ones(out.shape, dtype=bool)
-    while outside.any():                                       # walk the cycle until the value is below n again
-        out[outside] = _feistel(out[outside], half, mask, keys)
-        outside = out >= np.uint64(n)
-    return out.astype(np.int64)
+    return _walk(_feistel, index, n, key)
 
 
 def inverse(place: np.ndarray, n: int, key: int) -> np.ndarray:
     """Which index lands on each of `place` in the permutation of 0..n-1 named by `key`: `permute` undone."""
+    return _walk(_backwards, place, n, key)
+
+
+def _walk(network: Callable[..., np.ndarray], start: np.ndarray, n: int, key: int) -> np.ndarray:
+    """`network` applied until every value is below n again."""
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
     keys = np.array([seed_of(key, "feistel", r) for r in range(ROUNDS)], dtype=np.uint64)
-    out = np.asarray(place).astype(np.uint64)
+    out = np.asarray(start).astype(np.uint64)
     outside = np.ones(out.shape, dtype=bool)
     while outside.any():
-        out[outside] = _backwards(out[outside], half, mask, keys)
+        out[outside] = network(out[outside], half, mask, keys)
         outside = out >= np.uint64(n)
     return out.astype(np.int64)
 
