@@ -1,7 +1,8 @@
 """Painting in two stages, and enlarging: Stable Diffusion's way through the same trainer.
 
     meristem curate toy:scenes documents=4000 side=32 objects=1 held_out=0.0 --out runs/scenes
-    meristem pretrain autoencoder data.corpus=runs/scenes model.channels=[16,32,32] objective.kl=1e-4 --out runs/kl
+    meristem pretrain autoencoder data.corpus=runs/scenes model.channels=[16,32,32] objective.kl=1e-4 --out
+        runs/autoencoder
     meristem pretrain latent_diffusion data.corpus=runs/scenes model.classes=49 --out runs/latent
     meristem generate runs/latent "red circle" --out grid.png
 
@@ -15,7 +16,7 @@ WORDS = Part("bpe", {"vocab": 512})
 
 
 def latent_diffusion() -> Run:
-    """A U-Net in the latents of `runs/kl`, 8 x 8 of 4 numbers for a picture of 32 x 32.
+    """A U-Net in the latents of `runs/autoencoder`, 8 x 8 of 4 numbers for a picture of 32 x 32.
 
     Command: `meristem pretrain latent_diffusion data.corpus=PICTURES model.classes=49 --out runs/latent`. CPU time: 1.6
     minutes (and 1.3 for the autoencoder). Expected: a Frechet distance (`evals.frechet`) of 0.072 (0.052 to 0.091)
@@ -25,7 +26,7 @@ def latent_diffusion() -> Run:
         name="latent_diffusion",
         model=Part("unet", {"inputs": 4, "image": 8, "channels": [64, 128], "blocks": 1, "groups": 8,
                             "attention": [True, True], "heads": 1, "head_dim": 32}),
-        objective=Part("diffusion", {"target": "velocity", "schedule": "cosine", "autoencoder": "runs/kl"}),
+        objective=Part("diffusion", {"target": "velocity", "schedule": "cosine", "autoencoder": "runs/autoencoder"}),
         data=Data(codec=WORDS, examples="pictures"),
         train=Train(steps=360, batch=64, context=16, lr=5e-4, warmup=100, sample_every=180))
 
