@@ -11,13 +11,14 @@
 
 `toy:scenes` makes pictures: data/scenes.py.
 
-`write` leaves train.jsonl, validation.jsonl and test.jsonl, which `corpus.labelled` makes a corpus of. A row is
+`corpus.made` keeps the rows as train.jsonl, validation.jsonl and test.jsonl and makes a corpus of them. A row is
 {"input", "target", "shots", "text"}: the last question of the document, its answer, the questions with answers before
 it, and all of it, `input + target` and a line end each. So the same corpus serves next-token prediction on its text,
 `data.examples=answers` (loss on the answers alone), encoder-decoders (input to target), and the few-shot task
 `exact_answer`. Everything is a pure function of the fields below, the seed among them.
 """
 import json
+from collections.abc import Iterator
 from collections.abc import Mapping as Fields
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,11 @@ import numpy as np
 
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError, nearest
-from meristem.core.files import claim, committed, read_json
 from meristem.core.random import seed_of
-from meristem.corpus.labelled import labelled
-from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.made import LICENCE, Row, made
+from meristem.corpus.store import Corpus
 
 PREFIX = "toy:"
-LICENCE = "CC0 1.0 Universal: made by a generator.\n"
 SUBJECTS = ("a boat", "the river", "a grey bird", "the old road", "some rain", "the mill", "a letter", "the garden")
 VERBS = ("passes", "rests near", "turns to", "waits for", "leads past", "belongs to", "looks at", "leaves")
 KEYS = 8                                # letters that needles are named by, or more for more needles
@@ -151,12 +150,8 @@ KINDS: dict[str, type[Kind]] = {"mapping": Mapping, "arithmetic": Arithmetic, "n
 
 def make(name: str, out: Path, fields: Fields[str, Any] | None = None) -> Corpus:
     """The corpus of one kind in the folder `out`, its rows in `out`.rows; RequestError names the nearest kind."""
-    kind, rows = kind_of(name, fields or {}), out.with_name(out.name + ".rows")
-    claim(rows, "toy text", lambda folder: (folder / "train.jsonl").is_file())
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
-    write(kind, rows)
-    return labelled(rows, out)
+    kind = kind_of(name, fields or {})
+    return made(out, "toy text", LICENCE, lambda split, folder: rows(kind, split))
 
 
 def kind_of(name: str, fields: Fields[str, Any]) -> Kind:
@@ -166,14 +161,10 @@ def kind_of(name: str, fields: Fields[str, Any]) -> Kind:
     return from_dict(KINDS[name], fields)
 
 
-def write(kind: Kind, folder: Path) -> None:
-    """The rows of every split as JSON lines."""
-    with committed(folder) as tmp:
-        for split in SPLITS:
-            count = kind.documents if split == "train" else max(1, kind.documents // 10)
-            made = (_row(kind, split, n) for n in range(count))
-            (tmp / f"{split}.jsonl").write_text("".join(map(line, made)), encoding="utf-8")
-        (tmp / "LICENSE").write_text(LICENCE)
+def rows(kind: Kind, split: str) -> Iterator[Row]:
+    """The rows of one split."""
+    count = kind.documents if split == "train" else max(1, kind.documents // 10)
+    return (_row(kind, split, n) for n in range(count))
 
 
 def text_of(pairs: list[Pair]) -> str:
@@ -181,7 +172,7 @@ def text_of(pairs: list[Pair]) -> str:
     return "".join(f"{question}{answer}\n" for question, answer in pairs)
 
 
-def _row(kind: Kind, split: str, number: int) -> dict[str, Any]:
+def _row(kind: Kind, split: str, number: int) -> Row:
     shape = json.dumps({key: value for key, value in vars(kind).items() if key != "documents"})
     rng = np.random.default_rng(seed_of("toy", type(kind).__name__, shape, split, number))
     pairs = kind.pairs(rng, split)

@@ -6,7 +6,7 @@ Geirhos et al. 2018, https://arxiv.org/abs/1811.12231, section 2. In training an
 the texture of its own class; in the test split with that of another, and the caption says which: "a circle with the
 texture of a square". The label is the shape. Everything is a function of the fields and the seed.
 """
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,13 @@ from jaxtyping import Float, UInt8
 from meristem.codecs.image import encode
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
-from meristem.core.files import claim, committed, read_json
 from meristem.core.random import seed_of
-from meristem.corpus.labelled import labelled
-from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.made import LICENCE, Row, made
+from meristem.corpus.store import Corpus
 from meristem.data.scenes import SHAPES, covers
 
 TEXTURES = ("level stripes", "upright stripes", "slanted stripes", "checks", "dots", "noise")      # of SHAPES, in order
 FINE = 4                                # samples a side of each pixel
-LICENCE = "CC0 1.0 Universal: made by a generator.\n"
 
 
 @dataclass(frozen=True)
@@ -75,19 +73,13 @@ def pattern(texture: str, side: int, rng: np.random.Generator) -> Float[np.ndarr
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:
     """The corpus in the folder `out`, its rows and pictures in `out`.rows."""
-    kind, rows = from_dict(Cues, dict(fields)), out.with_name(out.name + ".rows")
-    claim(rows, "toy pictures", lambda folder: (folder / "train.jsonl").is_file())
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
-    with committed(rows) as tmp:
-        for split in SPLITS:
-            lines = []
-            for number in range(kind.documents if split == "train" else max(1, kind.documents // 10)):
-                picture, shape, texture = kind.row(split, number)
-                name = f"{split}-{number:06}.png"
-                (tmp / name).write_bytes(encode(picture))
-                lines.append(line({"image": name, "text": f"a {shape} with the texture of a {texture}",
-                                   "label": shape}))
-            (tmp / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-        (tmp / "LICENSE").write_text(LICENCE)
-    return labelled(rows, out)
+    kind = from_dict(Cues, dict(fields))
+
+    def rows(split: str, folder: Path) -> Iterator[Row]:
+        for number in range(kind.documents if split == "train" else max(1, kind.documents // 10)):
+            picture, shape, texture = kind.row(split, number)
+            name = f"{split}-{number:06}.png"
+            (folder / name).write_bytes(encode(picture))
+            yield {"image": name, "text": f"a {shape} with the texture of a {texture}", "label": shape}
+
+    return made(out, "toy pictures", LICENCE, rows)

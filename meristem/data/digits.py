@@ -8,7 +8,7 @@ https://doi.org/10.24432/C50P49, CC BY 4.0) come with scikit-learn (`pip install
 Each belongs to one split. Strings are drawn: those of the test split are never in training, neither as a number nor by
 any of their pictures. Everything is a function of the fields and the seed.
 """
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ from jaxtyping import UInt8
 from meristem.codecs.image import encode
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
-from meristem.core.files import claim, committed, read_json
 from meristem.core.random import seed_of
-from meristem.corpus.labelled import labelled
-from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.made import Row, made
+from meristem.corpus.store import Corpus
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIDE = 8                                # of one digit
@@ -72,21 +71,16 @@ def caption(number: str) -> str:
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:
     """The corpus in the folder `out`, its rows and pictures in `out`.rows; RequestError without scikit-learn."""
-    kind, rows = from_dict(Digits, dict(fields)), out.with_name(out.name + ".rows")
-    claim(rows, "toy pictures", lambda folder: (folder / "train.jsonl").is_file())
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
+    kind = from_dict(Digits, dict(fields))
     images, classes = _load()
-    with committed(rows) as tmp:
-        for split in SPLITS:
-            lines = []
-            for number, (picture, text) in enumerate(kind.rows(split, images, classes)):
-                name = f"{split}-{number:06}.png"
-                (tmp / name).write_bytes(encode(picture))
-                lines.append(line({"image": name, "text": caption(text), "label": text}))
-            (tmp / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-        (tmp / "LICENSE").write_text(LICENCE)
-    return labelled(rows, out)
+
+    def rows(split: str, folder: Path) -> Iterator[Row]:
+        for number, (picture, text) in enumerate(kind.rows(split, images, classes)):
+            name = f"{split}-{number:06}.png"
+            (folder / name).write_bytes(encode(picture))
+            yield {"image": name, "text": caption(text), "label": text}
+
+    return made(out, "toy pictures", LICENCE, rows)
 
 
 def _load() -> tuple[UInt8[np.ndarray, "N 8 8"], np.ndarray]:

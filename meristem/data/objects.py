@@ -12,7 +12,7 @@ Training and validation show ten shapes, the test split six others. An edit of a
     before, after = (render(s, 64) for s in (scene, moved(scene, 0, 0.3, 0.6)))
 """
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from jaxtyping import Bool, Float, UInt8
 from meristem.codecs.image import encode
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
-from meristem.core.files import claim, committed, read_json
 from meristem.core.random import seed_of
-from meristem.corpus.labelled import labelled
-from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.made import LICENCE, Row, made
+from meristem.corpus.store import Corpus
 from meristem.data import scenes
 
 FINE = 3                                # samples a side of each pixel
@@ -199,26 +198,19 @@ def row_of(rendered: Rendered, scene: Scene) -> tuple[UInt8[np.ndarray, "1 H W"]
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:
     """The corpus in the folder `out`, its rows and pictures in `out`.rows."""
-    kind, rows = from_dict(Objects, dict(fields)), out.with_name(out.name + ".rows")
-    claim(rows, "toy pictures", lambda folder: (folder / "train.jsonl").is_file())
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
-    with committed(rows) as tmp:
-        for split in SPLITS:
-            count = kind.documents if split == "train" else max(1, kind.documents // 10)
-            lines = []
-            for number in range(count):
-                scene, name = kind.scene(split, number), f"{split}-{number:06}"
-                rendered = render(scene, kind.side)
-                regions, objects = row_of(rendered, scene)
-                (tmp / f"{name}.png").write_bytes(encode(rendered.picture))
-                (tmp / f"{name}.masks.png").write_bytes(encode(regions))
-                things = ", ".join(f"a {thing.shape}" for thing in scene.things)
-                lines.append(line({"image": f"{name}.png", "masks": f"{name}.masks.png", "objects": objects,
-                                   "text": things}))
-            (tmp / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-        (tmp / "LICENSE").write_text(scenes.LICENCE)
-    return labelled(rows, out)
+    kind = from_dict(Objects, dict(fields))
+
+    def rows(split: str, folder: Path) -> Iterator[Row]:
+        for number in range(kind.documents if split == "train" else max(1, kind.documents // 10)):
+            scene, name = kind.scene(split, number), f"{split}-{number:06}"
+            rendered = render(scene, kind.side)
+            regions, objects = row_of(rendered, scene)
+            (folder / f"{name}.png").write_bytes(encode(rendered.picture))
+            (folder / f"{name}.masks.png").write_bytes(encode(regions))
+            yield {"image": f"{name}.png", "masks": f"{name}.masks.png", "objects": objects,
+                   "text": ", ".join(f"a {thing.shape}" for thing in scene.things)}
+
+    return made(out, "toy pictures", LICENCE, rows)
 
 
 def covers(shape: str, x: Points, y: Points) -> Bool[np.ndarray, "h w"]:

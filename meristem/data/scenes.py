@@ -7,7 +7,7 @@ where each object is visible is its mask. `held_out` of the colour and shape pai
 the test split, so that a model's answers about pairs that it has never seen can be told from memory. Everything is a
 function of the fields and the seed.
 """
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,15 @@ from jaxtyping import Bool, UInt8
 from meristem.codecs.image import encode
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
-from meristem.core.files import claim, committed, read_json
 from meristem.core.random import seed_of
-from meristem.corpus.labelled import labelled
-from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.made import LICENCE, Row, made
+from meristem.corpus.store import Corpus
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 205, 40),
            "purple": (150, 60, 190), "orange": (245, 140, 30), "black": (25, 25, 25), "pink": (245, 130, 180)}
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "diamond")
 RELATIONS = ("left of", "right of", "above", "below")
 FINE = 4                                # samples a side of each pixel: edges are smooth
-LICENCE = "CC0 1.0 Universal: made by a generator.\n"
 
 
 @dataclass(frozen=True)
@@ -127,19 +125,13 @@ def covers(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:
     """The corpus in the folder `out`, its rows and pictures in `out`.rows."""
-    kind, rows = from_dict(Scenes, dict(fields)), out.with_name(out.name + ".rows")
-    claim(rows, "toy pictures", lambda folder: (folder / "train.jsonl").is_file())
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
-    with committed(rows) as tmp:
-        for split in SPLITS:
-            count = kind.documents if split == "train" else max(1, kind.documents // 10)
-            lines = []
-            for number in range(count):
-                objects, caption = kind.scene(split, number)
-                name = f"{split}-{number:06}.png"
-                (tmp / name).write_bytes(encode(draw(objects, kind.side)[0]))
-                lines.append(line({"image": name, "text": caption, "label": objects[0].name}))
-            (tmp / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-        (tmp / "LICENSE").write_text(LICENCE)
-    return labelled(rows, out)
+    kind = from_dict(Scenes, dict(fields))
+
+    def rows(split: str, folder: Path) -> Iterator[Row]:
+        for number in range(kind.documents if split == "train" else max(1, kind.documents // 10)):
+            objects, caption = kind.scene(split, number)
+            name = f"{split}-{number:06}.png"
+            (folder / name).write_bytes(encode(draw(objects, kind.side)[0]))
+            yield {"image": name, "text": caption, "label": objects[0].name}
+
+    return made(out, "toy pictures", LICENCE, rows)

@@ -21,15 +21,13 @@ from jaxtyping import UInt8
 from meristem.codecs.image import encode
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
-from meristem.core.files import claim, committed, read_json
 from meristem.core.random import seed_of
-from meristem.corpus.labelled import labelled
-from meristem.corpus.store import SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.made import LICENCE, Row, made
+from meristem.corpus.store import Corpus
 from meristem.data.digits import caption
 
 Line = list[tuple[float, float]]
 Rows = Iterator[tuple[UInt8[np.ndarray, "1 S S"], str]]
-LICENCE = "CC0 1.0 Universal: made by a generator.\n"
 LARGEST = 256 << 20                     # bytes of a file, unpacked; MNIST has 47 MB
 
 
@@ -152,23 +150,17 @@ def read(folder: Path, name: str, axes: int) -> UInt8[np.ndarray, "..."]:
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:
     """The corpus in the folder `out`, its rows and pictures in `out`.rows."""
-    kind, rows = from_dict(Strokes, dict(fields)), out.with_name(out.name + ".rows")
-    claim(rows, "toy pictures", lambda folder: (folder / "train.jsonl").is_file())
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(rows.resolve())])
-    with committed(rows) as tmp:
-        for split in SPLITS:
-            lines = []
-            for number, (picture, digit) in enumerate(kind.rows(split)):
-                name = f"{split}-{number:06}.png"
-                (tmp / name).write_bytes(encode(picture))
-                lines.append(line({"image": name, "text": caption(digit), "label": digit}))
-            if lines:                                          # the other splits are taken from training by hash
-                (tmp / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-        terms = Path(kind.folder).expanduser() / "LICENSE"
-        (tmp / "LICENSE").write_text(terms.read_text(encoding="utf-8") if kind.folder and terms.is_file() else
-                                     LICENCE if not kind.folder else "unknown\n")
-    return labelled(rows, out)
+    kind = from_dict(Strokes, dict(fields))
+    terms = Path(kind.folder).expanduser() / "LICENSE"
+    licence = LICENCE if not kind.folder else terms.read_text(encoding="utf-8") if terms.is_file() else "unknown\n"
+
+    def rows(split: str, folder: Path) -> Iterator[Row]:
+        for number, (picture, digit) in enumerate(kind.rows(split)):
+            name = f"{split}-{number:06}.png"
+            (folder / name).write_bytes(encode(picture))
+            yield {"image": name, "text": caption(digit), "label": digit}
+
+    return made(out, "toy pictures", licence, rows)
 
 
 def _file(folder: Path, name: str) -> Path | None:
