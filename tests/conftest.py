@@ -3,10 +3,11 @@
 jaxtyping's import hook makes beartype check every `Float[Tensor, "B T D"]` of the maths trunk each time a function is
 called, so an annotation that lies fails a test.
 """
+import atexit
 import os
 import tempfile
 from pathlib import Path
-from shutil import copy
+from shutil import copy, rmtree
 
 import pytest
 from jaxtyping import install_import_hook
@@ -14,7 +15,9 @@ from jaxtyping import install_import_hook
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
                   OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"), TORCHDYNAMO_DISABLE="1", NO_COLOR="1",
                   COLUMNS="100")
-os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="meristem-tests-"))
+if "XDG_CACHE_HOME" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="meristem-tests-")
+    atexit.register(rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 install_import_hook(["meristem.nn", "meristem.models", "meristem.objectives", "meristem.generate", "meristem.adapt",
                      "meristem.train.optim", "meristem.plan.scaling"], "beartype.beartype")
 
