@@ -22,7 +22,7 @@ NEVER = {"transformers", "peft", "trl", "diffusers", "lm_eval", "accelerate",   
          "pickle", "dill", "cloudpickle", "shelve", "marshal"}
 EXTRAS = NEVER | {"fastapi", "uvicorn", "llguidance", "prometheus_client", "pyarrow", "orjson", "warcio", "trafilatura",
                   "pypdf", "ftfy", "py3langid", "pydivsufsort", "sklearn", "trl",
-                  "datasets", "scipy", "beartype", "hypothesis", "pytest"}
+                  "datasets", "faiss", "bm25s", "scipy", "beartype", "hypothesis", "pytest"}
 CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "os.system", "os.popen"}
 
 

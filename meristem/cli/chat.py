@@ -1,16 +1,23 @@
 """`meristem chat`: talk to a model, or let it go on from what is typed."""
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from meristem.cli.common import Answer, model_folder
+from meristem.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from meristem.api import Model
+    from meristem.generate.sampling import Sampling
 
 HONEST = ("This is a base model: it completes text, it does not converse. Type the beginning of something, say a def "
           "line; /exit or end of input leaves.")
 CHATS = "Type a message; /exit or end of input leaves."
+FOUND = "{} passages. Ask something; /exit or end of input leaves."
 
 
 def show(piece: str) -> None:
@@ -23,29 +30,35 @@ def chat(
     length: Annotated[int, typer.Option(help="At most so many new tokens an answer.", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0 = always the likeliest token.", min=0.0)] = 0.8,
     seed: Annotated[int, typer.Option(help="Equal seeds and lines give equal answers.")] = 0,
+    documents: Annotated[list[Path] | None, typer.Option(help="Answer from these files or folders, with citations; may "
+                                                              "be repeated.", show_default=False)] = None,
+    encoder: Annotated[Path | None, typer.Option(help="With --documents: a model whose vectors find passages by "
+                                                      "meaning, beside their words.", show_default=False)] = None,
 ) -> Answer:
     """Type a line, read the answer, or how a base model goes on; works at a terminal and in a pipe.
 
     A model with a chat template converses: it sees the whole conversation. A base model completes: type the beginning
-    of something; each line starts anew. /exit or the end of input leaves.
+    of something; each line starts anew. /exit or the end of input leaves. With --documents each line is a question that
+    is answered from passages of these files, which are cited, or refused where none speaks of it.
 
     Example: echo "def add(a, b):" | meristem chat runs/quickstart/base
+
+    Example: meristem chat runs/sft --documents notes/ --encoder runs/encoder
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong.
     """
     folder = model_folder(model)
     from meristem.api import CREATIVE, load
     loaded = load(folder)
+    if documents:
+        sampling = replace(CREATIVE, length=length, temperature=temperature, seed=seed)
+        return _answers(loaded, documents, encoder, sampling, folder)
+    if encoder:
+        raise RequestError("--encoder finds passages of documents: give --documents")
     print(CHATS if loaded.template else HONEST, file=sys.stderr)
     messages: list[dict[str, str]] = []
     turns: list[dict[str, str]] = []
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line or line.strip() == "/exit":
-            return Answer({"model": str(folder), "turns": turns})
-        text = line.rstrip("\n")
+    for text in _lines():
         if text.strip() and loaded.template:
             messages.append({"role": "user", "content": text})
             made = loaded.chat(messages, replace(CREATIVE, length=length, temperature=temperature,
@@ -59,3 +72,40 @@ def chat(
                                    on_text=show)
             print(flush=True)
             turns.append({"prompt": text, "text": made})
+    return Answer({"model": str(folder), "turns": turns})
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, line by line, until /exit or the end of input."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or line.strip() == "/exit":
+            return
+        yield line.rstrip("\n")
+
+
+def _answers(loaded: "Model", documents: list[Path], encoder: Path | None, sampling: "Sampling",
+             folder: Path) -> Answer:
+    """Questions answered from documents; below each answer the passages that it cites."""
+    from meristem.api import load
+    from meristem.corpus.read import documents as read
+    from meristem.generate.encode import Pooling
+    from meristem.generate.retrieve.answer import ask, writer_of
+    from meristem.generate.retrieve.store import Encoder, Store
+    by = load(model_folder(encoder)) if encoder else None
+    store = Store.of(read(documents), Encoder.of(by.module, by.codec, Pooling.read(by.folder)) if by else None)
+    print(FOUND.format(len(store.chunks)), file=sys.stderr)
+    turns: list[dict[str, Any]] = []
+    for text in _lines():
+        if not text.strip():
+            continue
+        how = replace(sampling, seed=sampling.seed + len(turns))
+        made = ask(text, store, writer_of(loaded.module, loaded.codec, loaded.template, how))
+        cited = {number: chunk.name for number, chunk in made.cited.items()}
+        print("\n".join([made.text, *(f"[{number}] {name}" for number, name in cited.items())]), flush=True)
+        turns.append({"prompt": text, "text": made.text, "refused": made.refused, "grounded": made.grounded,
+                      "cited": [{"number": number, "passage": chunk.name, "document": chunk.document}
+                                for number, chunk in made.cited.items()]})
+    return Answer({"model": str(folder), "passages": len(store.chunks), "turns": turns})

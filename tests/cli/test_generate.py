@@ -85,3 +85,16 @@ def test_export_quantises_and_generate_reads_it(run, trained: Path, tmp_path: Pa
     assert size[1] < 0.75 * size[0]                            # half of this model is its table, which stays as it is
     assert run("generate", tmp_path / "q", "def ", "--length", "4").status == 0
     assert "8 or 4 bits" in run("export", trained, "--out", tmp_path / "n", "--bits", "5").complaint
+
+
+def test_chat_answers_from_documents(run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    pytest.importorskip("bm25s")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("def f(): 1")
+    words = ["chat", trained, "--length", "2", "--documents", tmp_path / "notes", "--json"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("who won at Zorblax?\n"))
+    made = run(*words, "--encoder", trained)
+    assert made.status == 0, made.err
+    assert "The documents do not say." in made.out and made.json["turns"][0]["refused"] and made.json["passages"] == 1
+    assert "give --documents" in run("chat", trained, "--encoder", trained).complaint

@@ -1,0 +1,1 @@
+"""Find passages and answer from them: `chunks` cut documents, `store` finds, `answer` writes, cites and refuses."""
