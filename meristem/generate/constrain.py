@@ -2,6 +2,7 @@
 
     complete(module, codec, prompts, Sampling(schema={"type": "object", ...}))            # see generate.text
     complete(module, codec, prompts, Sampling(regex=r"[A-Z][a-z]{2,9}"))
+    complete(module, codec, prompts, Sampling(lark=calls(tools)))                         # see agents.policy
 
 Willard & Louf 2023, https://arxiv.org/abs/2307.09702. The grammar itself is the work of `llguidance`, which walks the
 vocabulary as a prefix tree of bytes at every token; it is an extra: pip install 'meristem[serve]'. JSON is written
@@ -58,22 +59,23 @@ def grammar(sampling: Sampling, codec: Codec, vocab: int) -> Grammar | None:
     `vocab` is the width of the model's logits. RequestError for a grammar that cannot be read, a codec that cannot be
     steered, or a missing package.
     """
-    if sampling.regex is None and sampling.schema is None:
+    if not sampling.demands:
         return None
     try:
         import llguidance
     except ImportError:
-        raise RequestError("output by a schema or a regular expression needs the package llguidance: "
+        raise RequestError("output by a schema, a grammar or a regular expression needs the package llguidance: "
                            "pip install 'meristem[serve]'") from None
     if sampling.regex is not None:
         rules = llguidance.LLMatcher.grammar_from_regex(sampling.regex)
+    elif sampling.lark is not None:
+        rules = llguidance.LLMatcher.grammar_from_lark(sampling.lark)
     else:
         rules = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(dict(sampling.schema or {})),
                                                               overrides={"whitespace_flexible": False})
     matcher = llguidance.LLMatcher(_tokenizer(codec, vocab), rules, log_level=0)
     if matcher.is_error():
-        raise RequestError(f"the {'schema' if sampling.regex is None else 'regular expression'} cannot be used: "
-                           f"{_line(matcher)}")
+        raise RequestError(f"the {sampling.demands} cannot be used: {_line(matcher)}")
     return Grammar(matcher, vocab)
 
 

@@ -45,6 +45,7 @@ class Sampling:
     stop: tuple[str, ...] = ()          # texts that end the output; they are left out of it
     regex: str | None = None            # the whole output matches it
     schema: Mapping[str, Any] | None = None                             # the output is JSON of this JSON schema
+    lark: str | None = None             # the whole output is a text of this grammar, as llguidance reads Lark's form
 
     def __post_init__(self) -> None:
         limits = {
@@ -66,10 +67,16 @@ class Sampling:
             wrong.append(f"beams {self.beams} looks for the likeliest text: set temperature 0")
         if self.beams > 1 and self.ahead:
             wrong.append("beams and ahead exclude each other")
-        if self.regex is not None and self.schema is not None:
-            wrong.append("regex and schema exclude each other")
+        if sum(rule is not None for rule in (self.regex, self.schema, self.lark)) > 1:
+            wrong.append("regex, schema and lark exclude each other")
         if wrong:
             raise RequestError("; ".join(wrong))
+
+    @property
+    def demands(self) -> str:
+        """What the whole output must satisfy, in words; "" for nothing."""
+        return ("regular expression" if self.regex is not None else "schema" if self.schema is not None
+                else "grammar" if self.lark is not None else "")
 
     @property
     def penalised(self) -> bool:

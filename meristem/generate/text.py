@@ -15,6 +15,7 @@ from torch import nn
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
 from meristem.generate import autoregressive
+from meristem.generate.base import Read
 from meristem.generate.constrain import grammar
 from meristem.generate.sampling import Sampling
 
@@ -91,17 +92,18 @@ class Stream:
 
 def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sampling: Sampling | None = None, *,
              on_text: Callable[[int, str], None] | None = None, draft: nn.Module | None = None,
-             also: Collection[int] = (), source: Sequence[np.ndarray] | None = None) -> list[Completion]:
+             also: Collection[int] = (), source: Sequence[np.ndarray] | Read | None = None) -> list[Completion]:
     """Text after each prompt (ids); `on_text(row, piece)` hears it as it appears, whole characters only.
 
     A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. An encoder-decoder
-    reads `source`. RequestError as `autoregressive.generate`, and for a bad grammar.
+    reads `source`, which may also be what a model is shown. RequestError as `autoregressive.generate`, and for a bad
+    grammar.
     """
     sampling = sampling or Sampling()
     config: Any = module.config
     rules = grammar(sampling, codec, config.vocab)
     streams = [Stream(codec, np.asarray(p).tolist(), sampling.stop) for p in prompts]
-    plain = replace(sampling, stop=(), regex=None, schema=None)
+    plain = replace(sampling, stop=(), regex=None, schema=None, lark=None)
     reach = max((len(s.encode()) for s in sampling.stop), default=0) + 4       # tokens that a stop text may lie in
 
     def show(row: int, token: int) -> bool:
@@ -133,9 +135,9 @@ def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sam
 
 def whole(made: Completion, sampling: Sampling) -> Completion:
     """`made`, or a RequestError when a grammar was asked for and its text was cut off."""
-    if made.reason == "length" and (sampling.regex is not None or sampling.schema is not None):
-        raise RequestError(f"after {len(made.tokens)} tokens the text did not yet satisfy its "
-                           f"{'schema' if sampling.regex is None else 'regular expression'}; ask for a greater length")
+    if made.reason == "length" and sampling.demands:
+        raise RequestError(f"after {len(made.tokens)} tokens the text did not yet satisfy its {sampling.demands}; ask "
+                           "for a greater length")
     return made
 
 

@@ -134,7 +134,7 @@ def test_the_edges_of_the_interval_stay_on_likely_tokens() -> None:
     ({"no_repeat_ngram": -2}, "no_repeat_ngram -2"), ({"logit_bias": {1: float("nan")}}, "logit_bias must be"),
     ({"logit_bias": {1: float("inf")}}, "logit_bias must be"), ({"stop": ("a", "")}, "empty text"),
     ({"beams": 2, "temperature": 1.0}, "set temperature 0"), ({"beams": 2, "ahead": 3}, "exclude each other"),
-    ({"regex": "a", "schema": {}}, "regex and schema exclude"), ({"ahead": -1}, "ahead -1"),
+    ({"regex": "a", "schema": {}}, "schema and lark exclude"), ({"ahead": -1}, "ahead -1"),
     ({"length_penalty": float("nan")}, "length_penalty nan"), ({"top_logprobs": -1}, "top_logprobs -1"),
 ])
 def test_settings_outside_their_range_are_all_named(fields: dict, line: str) -> None:

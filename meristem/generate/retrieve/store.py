@@ -124,7 +124,7 @@ class Store:
         if way == "hybrid":
             total = Counter[int]()
             for ranking in rankings:
-                total.update({n: 1 / (DAMPING + rank) for rank, n in enumerate(ranking, 1)})    # type: ignore[arg-type]
+                total.update({n: 1 / (DAMPING + rank) for rank, n in enumerate(ranking, 1)})
             best = sorted(total, key=lambda n: (-total[n], n))[:count]
             worth: Any = total
         else:
@@ -178,8 +178,8 @@ def words(text: str) -> list[str]:
 
 def _libraries() -> tuple[Any, Any]:
     try:
-        import bm25s
-        import faiss  # type: ignore[import-untyped]
+        import bm25s  # type: ignore[import-untyped]
+        import faiss
     except ImportError as error:
         raise RequestError(f"searching documents needs the package {error.name}: pip install 'meristem[rag]'") from None
     return bm25s, faiss
