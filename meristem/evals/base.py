@@ -16,6 +16,7 @@ from meristem.core.config import to_dict
 from meristem.core.files import digest_bytes
 from meristem.core.progress import Progress
 from meristem.evals.statistics import Difference, Interval, bootstrap, effective_items, mcnemar, permutation, wilson
+from meristem.plan.energy import Energy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,37 @@ class Contamination:
     clean_n: int
     clean_value: float | None
     clean_interval: Interval | None
+    inflation: float | None = None      # value - clean_value: how much of the score hangs on items seen in training
+    inflation_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The same questions a little changed (`how`): who has learned them by heart falls, who understood them does not.
+
+    `difference` is the score minus the twin's, item by item.
+    """
+
+    how: str
+    n: int
+    value: float
+    interval: Interval
+    difference: float
+    difference_interval: Interval
+    p: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Phrasing:
+    """The score under each of some templates, on the first `n` items: how much of it hangs on the prompt's words."""
+
+    n: int
+    templates: tuple[str, ...]
+    values: tuple[float, ...]
+    low: float
+    median: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +119,10 @@ class Score:
     cut: int = 0                        # prompts whose beginning did not fit the model's context and was left out
     beside: tuple[Reference, ...] = ()  # more baselines than the first
     shots: list[str] = field(default_factory=list)     # ids of the worked examples before each question (FewShot)
+    chance: Reference | None = None     # what a guess gets, where that is defined
+    twin: Twin | None = None            # None: the task has none, or it was left out (--quick)
+    phrasing: Phrasing | None = None    # the same
+    energy: Energy | None = None        # of asking this model these items, `seconds` long
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as evals/*.json holds them."""
@@ -110,6 +146,9 @@ class Item:
 
     `begins`: the prompt starts where its document starts, so the model reads the end-of-document token before it;
     `ends`: the answer closes its document, so the end token belongs to it; `suffix`: what follows the answer there.
+    `choices`: what may be answered, the one numbered `right` is; `contexts`: the prompt of each choice, where they
+    differ. `stem`: the bare question, which templates and perturbed twins are made of. `evidence`: the text that is
+    looked for in training; by default prompt and answer.
     """
 
     group: str
@@ -118,6 +157,11 @@ class Item:
     begins: bool = True
     ends: bool = True
     suffix: str = ""
+    choices: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
+    right: int = -1
+    stem: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +246,46 @@ class FewShot(Protocol):
 
 
 @runtime_checkable
+class Guessed(Protocol):
+    """A task of which it is known what a guess gets."""
+
+    def chance(self, items: Sequence[Item]) -> dict[str, Reference]:
+        """Metric name -> the expected value of a guess."""
+        ...
+
+
+@runtime_checkable
+class Twinned(Protocol):
+    """A task whose questions have a perturbed twin."""
+
+    perturbation: str
+
+    def twin(self, items: Sequence[Item], seed: int) -> list[Item]:
+        """Each item a little changed, with its right answer; an item that cannot be is left as it is."""
+        ...
+
+
+@runtime_checkable
+class Phrased(Protocol):
+    """A task that can be asked in other words."""
+
+    templates: tuple[str, ...]          # {} is the question; the first is the one it is asked with
+
+    def phrase(self, item: Item, template: str) -> Item:
+        """The item under another template."""
+        ...
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A task that is made for a corpus before it is asked."""
+
+    def on(self, corpus: "Corpus") -> Task:
+        """The same task with this corpus."""
+        ...
+
+
+@runtime_checkable
 class Visual(Protocol):
     """A task about pictures, asked only of models that see them (`evals.pictures`)."""
 
@@ -231,6 +315,7 @@ def prompt_hash(task: Task, items: Sequence[Item]) -> str:
     """Names exactly what was asked: task, version and every item's text and flags."""
     words = [f"{i.group}\0{i.begins:d}{i.ends:d}" for i in items]
     texts = [text for i in items for text in (i.prompt, i.answer, i.suffix)[: 3 if i.suffix else 2]]
+    texts += [text for i in items for text in (*i.choices, *i.contexts)]
     return digest_bytes(task.name, str(task.version), *words, *texts)
 
 

@@ -2,10 +2,11 @@
 
     scores = evaluate(Subject(module, codec, model_hash, context, "fill", Path("runs/q/fill")), corpus, against=base)
 
-Each task leaves `RUN/evals/TASK.json`: the scores, the per-item results they come from, and a few questions with their
-answers; with worked examples before the questions (`shots`) it is TASK-N-shot.json, and the certificate holds their
-ids. A finished task is read back instead of asked again when model, corpus, codec, prompts, seed and task version are
-the same; so is the other model's for the paired test. Baselines are kept in the corpus folder: they belong to it.
+Each task leaves `RUN/evals/TASK.json`: the scores, the per-item results they come from, a few questions with their
+answers, and which training documents hold which items; with worked examples before the questions (`shots`) it is
+TASK-N-shot.json, and the certificate holds their ids. A finished task is read back instead of asked again when model,
+corpus, codec, prompts, seed and task version are the same; so is the other model's for the paired test. Baselines are
+kept in the corpus folder: they belong to it.
 """
 import dataclasses
 import functools
@@ -26,9 +27,10 @@ from meristem.corpus.store import Corpus
 from meristem.data import shards
 from meristem.evals.base import (
     Baseline,
-    Contamination,
+    Bound,
     FewShot,
     FromFile,
+    Guessed,
     Item,
     Metric,
     Outcome,
@@ -41,9 +43,11 @@ from meristem.evals.base import (
     measure,
     prompt_hash,
 )
-from meristem.evals.contamination import Index, Overlap
+from meristem.evals.contamination import Index, Overlap, evidence
+from meristem.evals.evidence import Beside, asked_beside, contamination_of, phrasing_of, twin_of
 from meristem.evals.ngram import KneserNey
 from meristem.evals.subject import NGram, Subject
+from meristem.plan.energy import Energy, Meter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,6 +71,7 @@ class Asked:
     overlaps: list[Overlap]
     baselines: dict[str, Baseline]
     ceiling: dict[str, Reference]
+    chance: dict[str, Reference]
     shots: list[str]                    # ids of the worked examples before each question
 
     @property
@@ -75,17 +80,29 @@ class Asked:
         return f"{self.task.name}{f'-{len(self.shots)}-shot' if self.shots else ''}.json"
 
 
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A model's answers, what they cost, and what it answered beside the items (by the hash of those prompts)."""
+
+    outcome: Outcome
+    seconds: float
+    energy: Energy | None
+    more: dict[str, Outcome]
+
+
 def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, seed: int = 0, limit: int = 0,
-             against: Subject | None = None, shots: int = 0, fresh: bool = False,
-             progress: Progress = SILENT) -> list[Score]:
+             against: Subject | None = None, shots: int = 0, fresh: bool = False, quick: bool = False,
+             data: Path | None = None, progress: Progress = SILENT) -> list[Score]:
     """Certificates of `subject` on `tasks` (`usual()` when empty), at most `limit` items each (0: the task's count).
 
     `against` is asked the same items for the paired tests; `shots` worked examples come before each question. `fresh`
-    asks again what is already on file. A task without items in this corpus's test split is left out with a warning.
+    asks again what is already on file; `quick` leaves out the perturbed twin and the other templates. `data` is a file
+    or folder with the questions of the tasks that read them. A task without items in this corpus's test split is left
+    out with a warning.
     RequestError names the nearest task to an unknown one, and a task that takes no shots.
     """
     module = subject.module if isinstance(subject, Subject) else None
-    found = [task_of(name) for name in (tasks or usual(module))]
+    found = [task_of(name, data) for name in (tasks or usual(module))]
     if shots < 0:
         raise RequestError(f"{shots} worked examples cannot be shown; give 0 or more")
     if shots:
@@ -94,7 +111,7 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
             raise RequestError(f"{', '.join(refused)}: asked without worked examples only; leave out --shots")
     if refused := [f"{task.name}: {why}" for task in found if (why := _unfit(task, module))]:
         raise RequestError("; ".join(refused))
-    found = [task.on(corpus) if isinstance(task, Visual) else task for task in found]
+    found = [task.on(corpus) if isinstance(task, Bound) else task for task in found]
     index = Index.build(corpus, progress)
 
     @functools.cache
@@ -109,21 +126,22 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
         if not items:
             progress.warn(f"{task.name}: the test split of {corpus.folder} has no items for it; not run")
             continue
-        ids: list[str] = []
-        if shots:
-            assert isinstance(task, FewShot)                   # the others were refused above
-            items, ids = task.with_shots(corpus, items, shots, seed)
+        shown = functools.partial(_shown, task, corpus, shots, seed)
+        bare, (items, ids) = items, shown(items)
         named = prompt_hash(task, items)
         overlaps = ([Overlap(seen, 0, 0) for seen in task.seen(items)] if isinstance(task, Visual)
-                    else index.check([item.prompt + item.answer for item in items]))
+                    else index.check([item.evidence or item.prompt + item.answer for item in bare]))
         asked = Asked(task, items, [i.group for i in items], named, seed, corpus.hash, index.hash, overlaps,
                       _baselines(task, corpus, items, named, ngram, seed, subject.codec.hash, fresh),
-                      task.ceiling(items, subject.codec), ids)
-        other = None if against is None else _answers(against, asked, fresh=False, progress=progress)[0]
-        outcome, seconds = _answers(subject, asked, fresh, progress)
-        certificates = [_certificate(subject, asked, m, outcome, seconds, against, other) for m in task.metrics]
+                      task.ceiling(items, subject.codec), task.chance(items) if isinstance(task, Guessed) else {}, ids)
+        other = None if against is None else _answers(against, asked, fresh=False, progress=progress).outcome
+        answered = _answers(subject, asked, fresh, progress)
+        beside = Beside() if quick else asked_beside(
+            task, bare, lambda some, shown=shown: shown(some)[0],
+            functools.partial(_more, subject, task, answered.more, seed, progress), seed)
+        certificates = [_certificate(subject, asked, m, answered, beside, against, other) for m in task.metrics]
         if subject.folder is not None:
-            _write(subject.folder, subject, asked, outcome, seconds, certificates)
+            _write(subject.folder, subject, asked, answered, certificates)
         scores += certificates
     return scores
 
@@ -147,12 +165,12 @@ def _unfit(task: Task, module: "nn.Module | None") -> str:
     return task.fits(module) if module is not None and sees else "this model sees no pictures"
 
 
-def task_of(word: str) -> Task:
-    """A task by its name, or `name=FILE` for one that reads a file; RequestError names the nearest."""
+def task_of(word: str, data: Path | None = None) -> Task:
+    """A task by its name, or `name=FILE` for one that reads a file (else `data`); RequestError names the nearest."""
     name, equals, file = word.partition("=")
     task = registry.load(KIND, name).TASK
     if not equals:
-        return task
+        return task.reading(data.expanduser()) if data and isinstance(task, FromFile) else task
     if not isinstance(task, FromFile):
         raise RequestError(f"{name} reads no file: leave out ={file}")
     return task.reading(Path(file).expanduser())
@@ -178,9 +196,17 @@ def render(scores: Sequence[Score]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcome, seconds: float,
+def _shown(task: Task, corpus: Corpus, shots: int, seed: int, items: list[Item]) -> tuple[list[Item], list[str]]:
+    """The items after `shots` worked examples, and the examples' ids."""
+    if not shots:
+        return items, []
+    assert isinstance(task, FewShot)                           # the others were refused before
+    return task.with_shots(corpus, items, shots, seed)
+
+
+def _certificate(subject: Subject, asked: Asked, metric: Metric, answered: Answered, beside: Beside,
                  against: Subject | None, other: Outcome | None) -> Score:
-    seed = seed_of(asked.seed, asked.task.name, metric.name, "intervals")
+    seed, outcome = seed_of(asked.seed, asked.task.name, metric.name, "intervals"), answered.outcome
     value, interval = measure(metric, outcome, asked.groups, seed)
     references = [Reference(measure(metric, entry.outcome, asked.groups, seed)[0], entry.what)
                   for name, entry in asked.baselines.items() if name.partition("/")[0] == metric.name]
@@ -196,29 +222,37 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, outcome: Outcom
                  baseline=references[0] if references else None, ceiling=asked.ceiling.get(metric.name),
                  prompt_hash=asked.prompt_hash,
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
-                 contamination=_contamination(asked, metric, outcome, seed), paired=paired, seconds=seconds,
+                 contamination=contamination_of(metric, outcome, asked.overlaps, asked.index, asked.groups, seed),
+                 paired=paired, seconds=answered.seconds,
                  cut=outcome.cut if metric.kind == "share" else 0,      # sums over a text are read in windows
-                 beside=tuple(references[1:]), shots=asked.shots)
+                 beside=tuple(references[1:]), shots=asked.shots, chance=asked.chance.get(metric.name),
+                 twin=twin_of(metric, outcome, beside, asked.groups, seed),
+                 phrasing=phrasing_of(metric, beside, seed), energy=answered.energy)
 
 
-def _contamination(asked: Asked, metric: Metric, outcome: Outcome, seed: int) -> Contamination:
-    clean = np.array([o.clean for o in asked.overlaps])
-    value, interval = measure(metric, outcome, asked.groups, seed, clean) if clean.any() else (None, None)
-    return Contamination(asked.index, sum(o.exact for o in asked.overlaps), sum(o.seen > 0 for o in asked.overlaps),
-                         sum(o.runs == 0 for o in asked.overlaps), int(clean.sum()), value, interval)
-
-
-def _answers(subject: Subject, asked: Asked, fresh: bool, progress: Progress) -> tuple[Outcome, float]:
+def _answers(subject: Subject, asked: Asked, fresh: bool, progress: Progress) -> Answered:
     """The subject's outcome: from its run folder when it has been asked exactly this before, else by asking."""
     path = None if subject.folder is None else subject.folder / FOLDER / asked.file
     if path is not None and path.is_file() and not fresh:
         saved = read_json(path)
         if saved.get("key") == _key(subject, asked):
-            return from_dict(Outcome, saved["outcome"]), float(saved["seconds"])
+            energy = saved.get("energy")
+            return Answered(from_dict(Outcome, saved["outcome"]), float(saved["seconds"]),
+                            from_dict(Energy, energy) if energy else None,
+                            {key: from_dict(Outcome, tree) for key, tree in saved.get("more", {}).items()})
     progress.stage(f"evaluate {subject.name}: {asked.task.name}", total=len(asked.items))
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), Meter()
     outcome = asked.task.run(subject, asked.items, asked.seed, progress)
-    return outcome, round(time.perf_counter() - start, 2)
+    return Answered(outcome, round(time.perf_counter() - start, 2), meter.stop(), {})
+
+
+def _more(subject: Subject, task: Task, known: dict[str, Outcome], seed: int, progress: Progress,
+          items: list[Item]) -> Outcome:
+    """The answers to other items of the task, from `known` or by asking."""
+    key = prompt_hash(task, items)
+    if key not in known:
+        known[key] = dataclasses.replace(task.run(subject, items, seed, progress), outputs=[])
+    return known[key]
 
 
 def _baselines(task: Task, corpus: Corpus, items: list[Item], named: str, ngram: Any, seed: int, codec_hash: str,
@@ -236,13 +270,16 @@ def _key(subject: Subject, asked: Asked) -> str:
     return digest_bytes(subject.model_hash, subject.codec.hash, asked.corpus_hash, asked.prompt_hash, str(asked.seed))
 
 
-def _write(folder: Path, subject: Subject, asked: Asked, outcome: Outcome, seconds: float, scores: list[Score]) -> None:
+def _write(folder: Path, subject: Subject, asked: Asked, answered: Answered, scores: list[Score]) -> None:
+    outcome = answered.outcome
     texts = outcome.outputs or [""] * len(asked.items)
     shown = [{"prompt": i.prompt, "answer": i.answer, "output": text,
               "values": {m.name: outcome.values[m.name][n] for m in asked.task.metrics}}
              for n, (i, text) in enumerate(zip(asked.items, texts, strict=True))][:SHOWN]
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(folder / FOLDER / asked.file,
-               {"task": asked.task.name, "version": asked.task.version, "key": _key(subject, asked), "seconds": seconds,
+               {"task": asked.task.name, "version": asked.task.version, "key": _key(subject, asked),
+                "seconds": answered.seconds, "energy": to_dict(answered.energy) if answered.energy else None,
                 "scores": [s.to_dict() for s in scores], "groups": asked.groups, "outcome": to_dict(outcome),
-                "examples": shown})
+                "overlaps": evidence(asked.overlaps), "examples": shown,
+                "more": {key: to_dict(some) for key, some in answered.more.items()}})

@@ -76,6 +76,42 @@ def bootstrap(values: Sequence[float], weights: Sequence[float], groups: Sequenc
     return Interval(float(low), float(high), f"bootstrap over {len(top)} groups, {RESAMPLES} resamples")
 
 
+def inflation(values: Sequence[float], weights: Sequence[float], keep: Sequence[bool] | np.ndarray,
+              groups: Sequence[str], seed: int) -> tuple[float, Interval]:
+    """All items' sum(values) / sum(weights) minus that of the items in `keep`, with a bootstrap over whole groups."""
+    clean = np.asarray(keep, dtype=np.float64)
+    v, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    draws = _resample(np.stack([_sums(x, groups) for x in (v, w, v * clean, w * clean)], axis=1), seed)
+    draws = draws[(draws[:, 1] > 0) & (draws[:, 3] > 0)]
+    gaps = draws[:, 0] / draws[:, 1] - draws[:, 2] / draws[:, 3]
+    low, high = np.quantile(gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    count = len(set(groups))
+    return (float(v.sum() / w.sum() - (v * clean).sum() / (w * clean).sum()),
+            Interval(float(low), float(high), f"bootstrap over {count} groups, {RESAMPLES} resamples"))
+
+
+def placements(scores: Sequence[float], member: Sequence[bool]) -> list[float]:
+    """A value for each item whose mean is the area under the ROC curve of `scores` for `member`, ties counted half.
+
+    They are the curve's influence function, so that their mean's standard error is DeLong's (DeLong et al. 1988): the
+    intervals of a mean are intervals of the area. RequestError unless both kinds are there.
+    """
+    x, ours = np.asarray(scores, dtype=np.float64), np.asarray(member, dtype=bool)
+    yes, no = x[ours], x[~ours]
+    if not len(yes) or not len(no):
+        raise RequestError("the area under a ROC curve needs items of both kinds")
+
+    def below(of: np.ndarray, values: np.ndarray) -> np.ndarray:
+        ordered = np.sort(of)
+        left, right = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+        return (left + right) / 2 / len(of)
+    share = np.empty(len(x))
+    share[ours], share[~ours] = below(no, yes), 1 - below(yes, no)
+    area = share[ours].mean()
+    scale = np.where(ours, len(x) / len(yes), len(x) / len(no))
+    return list(area + (share - area) * scale)
+
+
 def mcnemar(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Exact McNemar test of two models' right (1) and wrong (0) answers to the same independent items."""
     a, b = np.asarray(ours), np.asarray(theirs)
@@ -115,7 +151,7 @@ def _sums(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> np.nda
 
 
 def _resample(columns: np.ndarray, seed: int) -> np.ndarray:
-    """[groups, 2] -> [RESAMPLES, 2]: sums over as many groups drawn with replacement."""
+    """[groups, C] -> [RESAMPLES, C]: sums over as many groups drawn with replacement."""
     rng, count = np.random.default_rng(seed), len(columns)
     block = max(1, BLOCK // count)
     draws = [columns[rng.integers(0, count, (min(block, RESAMPLES - start), count))].sum(axis=1)
