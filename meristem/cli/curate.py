@@ -20,8 +20,10 @@ def curate(
         metavar="INPUT", help="Files, folders, archives (WARC, ARC, WET, tar), tables (jsonl, csv, parquet; .gz and "
         ".zst), HTML, PDF, FASTA; REPOSITORY/.git gives its commits; the word stdlib is this machine's Python "
         "standard library; toy:KIND FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures "
-        "(scenes, objects, digits, strokes, cues); pictures:PATH is a folder of pictures, rows with an image, or a tar "
-        "of them, to be sifted.",
+        "(scenes, looks, objects, digits, strokes, cues), films (clips), demonstrations (gridworld) or proteins "
+        "(residues); pictures:PATH is a folder of pictures, rows with an image, or a tar of them, to be sifted; "
+        "robot:PATH is a folder of a robot's demonstrations, sprites:PATH one of sprite sheets, medicine:PATH of "
+        "medical sets.",
         show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -59,7 +61,7 @@ def curate(
         raise RequestError("nothing to read: INPUT is a file, a folder, or the word stdlib")
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
-        if name in ("scenes", "objects", "digits", "strokes", "cues"):
+        if name in ("scenes", "looks", "gridworld", "clips", "objects", "digits", "strokes", "cues", "residues"):
             return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
     if str(paths[0]).startswith(PICTURES):

@@ -2,14 +2,23 @@
 from pathlib import Path
 from types import ModuleType
 
-from meristem.codecs import bpe, char, unigram, wordpiece
-from meristem.codecs.base import Codec, read_tokenizer
+from meristem.codecs import bpe, char, protein, unigram, wordpiece
+from meristem.codecs.base import TOKENIZER, Codec, read_tokenizer
 
 # by the word that tokenizer.json has for a model; every other is a BPE or an error of its own
 KINDS: dict[str, ModuleType] = {"WordLevel": char, "WordPiece": wordpiece, "Unigram": unigram}
 
 
+def is_here(folder: Path) -> bool:
+    """Whether a folder holds a codec."""
+    return (folder / TOKENIZER).exists() or protein.is_list(folder)
+
+
 def load(folder: Path) -> Codec:
     """The codec saved in `folder` (tokenizer.json and tokenizer_config.json); RequestError when there is none."""
-    kind = read_tokenizer(folder)["model"].get("type")
-    return KINDS.get(kind, bpe).load(folder)
+    if protein.is_list(Path(folder)):
+        return protein.load(folder)
+    model = read_tokenizer(folder)["model"]
+    if protein.is_one(model):
+        return protein.load(folder)
+    return KINDS.get(model.get("type"), bpe).load(folder)

@@ -28,7 +28,7 @@ WIDTHS = {1: (np.uint8, 128.0), 2: (np.dtype("<i2"), 32768.0), 4: (np.dtype("<i4
 
 @dataclass(frozen=True)
 class Mel:
-    """How samples become frames: `fft` samples a window, one every `hop`, energies of `mels` bands up to half `rate`."""
+    """How samples become frames: `fft` samples a window, one every `hop`, energies of `mels` bands up to rate / 2."""
 
     rate: int = 16_000
     fft: int = 400

@@ -4,6 +4,7 @@ Entries, named by `run.data.examples`:
   sentence_pairs   [CLS] A [SEP] B [SEP], B the text after A or (labels 1, half of the rows) from another document, as
                    BERT was trained (Devlin et al. 2018, appendix A.2)
   full_sentences   [CLS] text [SEP], text running on over document ends, as RoBERTa (Liu et al. 2019, section 4.2)
+  documents        [CLS] text [SEP], every document in rows of its own: proteins, as ESM-2 reads them
   labels           [CLS] text [SEP] or [CLS] question [SEP] text [SEP] with what `corpus.labelled` read
 
 tokens [B, T+1] end in padding, so that the model reads T of them; weight is 1 on text and marks, segments 1 on padding.
@@ -76,6 +77,15 @@ class _Rows:
         self.lengths.append(at)
         if labels is not None:
             self.labels.append(labels)
+
+    def words(self, words: Sequence[str], labels: Sequence[str], names: dict[str, int]) -> None:
+        """One text of words, cut at its end if it does not fit; a class on each word's first token, -1 elsewhere."""
+        pieces = self.codec.encode_batch([w if n == 0 else f" {w}" for n, w in enumerate(words)])
+        classes = [c for ids, label in zip(pieces, labels, strict=True) for c in
+                   ([names.get(label, -1), *[-1] * (len(ids) - 1)] if len(ids) else [])]
+        room = self.context - 2
+        kept = classes[:room]
+        self.add([np.concatenate(pieces)[:room]], np.array([-1, *kept, *[-1] * (self.context - 1 - len(kept))]))
 
     def source(self, order: tuple[int, int, int], skipped: int = 0) -> Source:
         """All rows as a source; `order` is (batch, seed, micro)."""
@@ -157,15 +167,24 @@ def full_sentences(given: Given) -> Source:
     return rows.source(given.order)
 
 
+def documents(given: Given) -> Source:
+    """A row a document; one longer than the context is cut into several, none runs on into the next."""
+    rows, room = _Rows(given.codec, given.context), given.context - 2
+    for ids in given.codec.encode_batch([d.text for d in given.corpus.documents(given.split.name)]):
+        for start in range(0, len(ids), room):
+            rows.add([ids[start:start + room]])
+    if not rows.tokens:
+        raise RequestError(f"the {given.split.name} split has no text; curate more")
+    return rows.source(given.order)
+
+
 def labels(given: Given) -> Source:
     """Labelled rows; a text longer than the context is cut at its end, one whose answer would be cut is left out."""
     names = {name: number for number, name in enumerate(given.corpus.summary.get("labels", []))}
     rows, skipped, room = _Rows(given.codec, given.context), 0, given.context - 2
     for document in given.corpus.documents(given.split.name):
         if "labels" in document.fields:
-            ids, classes = _words(given.codec, document, names)
-            classes = np.concatenate([[-1], classes[:room], [-1] * (given.context - 1 - len(classes[:room]))])
-            rows.add([ids[:room]], classes)
+            rows.words(document.fields["words"], document.fields["labels"], names)
         elif "answer" in document.fields:
             question, text = given.codec.encode(document.fields["question"]), given.codec.encode(document.text)
             first, last = _answer(given.codec, document)
@@ -185,13 +204,13 @@ def labels(given: Given) -> Source:
     return rows.source(given.order, skipped)
 
 
-def _words(codec: Codec, document: Document, names: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all words and their classes: a word's on its first token, -1 on the others."""
-    words = [w if n == 0 else f" {w}" for n, w in enumerate(document.fields["words"])]
-    pieces = codec.encode_batch(words)
-    classes = [[names[label], *[-1] * (len(ids) - 1)] if len(ids) else []
-               for ids, label in zip(pieces, document.fields["labels"], strict=True)]
-    return np.concatenate(pieces), np.array([c for some in classes for c in some], dtype=np.int64)
+def rows_of(pairs: Sequence[tuple[Sequence[str], Sequence[str]]], codec: Codec, classes: Sequence[str],
+            context: int) -> Batch:
+    """(words, a label each) as one batch: tokens [B, T+1], segments and labels [B, T]; -1 for an unknown label."""
+    rows = _Rows(codec, context)
+    for words, labels in pairs:
+        rows.words(words, labels, {name: number for number, name in enumerate(classes)})
+    return rows.source((len(pairs), 0, 0)).batch(np.arange(len(pairs)))
 
 
 def _answer(codec: Codec, document: Document) -> tuple[int, int]:
@@ -206,7 +225,8 @@ def _answer(codec: Codec, document: Document) -> tuple[int, int]:
 
 
 ENTRIES: dict[str, Callable[[Given], Source]] = {
-    "sentence_pairs": sentence_pairs, "full_sentences": full_sentences, "labels": labels}
+    "sentence_pairs": sentence_pairs, "full_sentences": full_sentences, "documents": documents,
+    "labels": labels}
 
 
 def source(name: str, given: Given) -> Source:

@@ -153,10 +153,10 @@ def _part(entry: ModuleType, tree: dict[str, Any], tensors: Tensors, where: Path
 
 
 def _codec(folder: Path) -> "Codec | None":
-    if not (folder / "tokenizer.json").exists():
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
         return None
     from meristem import codecs  # 0.1 s that a model without text does not pay
-    return codecs.load(folder)
+    return codecs.load(folder) if codecs.is_here(folder) else None
 
 
 def _chat(folder: Path) -> "Chat | None":

@@ -10,6 +10,12 @@ from meristem.core.config import Part, to_dict
 from meristem.plan.cost import on_meta
 
 COUNTS = [
+    ("esm", "esm2-8m", 7_512_474),                             # ESM-2 table S1: 8M, 35M, 150M, 650M, 3B, 15B
+    ("esm", "esm2-35m", 33_501_394),
+    ("esm", "esm2-150m", 148_140_154),
+    ("esm", "esm2-650m", 651_043_254),
+    ("esm", "esm2-3b", 2_839_005_634),
+    ("esm", "esm2-15b", 15_129_100_194),
     ("autoencoder", "kl-f8", 83_653_863),                      # latent-diffusion's and stable-diffusion's configs
     ("dit", "dit-xl2", 674_834_720),                           # DiT table 1: 675M, 458M, 130M, 33M
     ("dit", "dit-l2", 457_840_672),
