@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--losses", nargs="*", default=["dpo"])
+    parser.add_argument("--steps", type=int, default=120, help="of the reward model and of each loss")
+    parser.add_argument("--lr", type=float, default=1e-4, help="of each loss")
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     given = parser.parse_args()
     start, tiny = time.process_time(), given.tiny
@@ -91,7 +93,7 @@ def main() -> None:
     base = pretrain(edit(recipes()["sft"](), {**common, "data.corpus": str(chats), "data.codec.vocab": 2048,
                                               "train.steps": 2 if tiny else 400, "train.optimizer": "muon",
                                               "train.lr": 1e-2}), given.out / "base")
-    more = {**common, "base": str(base), "data.corpus": str(pairs), "train.steps": 2 if tiny else 120}
+    more = {**common, "base": str(base), "data.corpus": str(pairs), "train.steps": 2 if tiny else given.steps}
     test = [d.fields for d in labelled(pairs).documents("test")]
     test = test[:8] if tiny else test
     size = np.array([[len(row["chosen"]), len(row["rejected"])] for row in test], dtype=float)
@@ -106,7 +108,7 @@ def main() -> None:
                                   ("chosen", "rejected")])).reshape(-1, 2)
     table["reward model"] = share(scores[:, 0] - scores[:, 1])
     for loss in given.losses:
-        run = pretrain(edit(recipes()["dpo"](), {**more, "objective.loss": loss}), given.out / loss)
+        run = pretrain(edit(recipes()["dpo"](), {**more, "objective.loss": loss, "train.lr": given.lr}), given.out / loss)
         mean = loss not in REFERENCED
         after = per_token(run, test, mean) - (0 if mean else first[False])
         log = read_log(run / "log.jsonl")

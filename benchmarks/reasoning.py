@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--method", choices=("grpo", "rloo", "ppo"), default="grpo")
     parser.add_argument("--sft-steps", type=int, default=400)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--lr", type=float, default=3e-4, help="of the policy")
+    parser.add_argument("--prompts", type=int, default=0, help="of a step of the policy; 0: 16, or 128 for ppo")
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     given = parser.parse_args()
     out, tiny = given.out, given.tiny
@@ -124,7 +126,8 @@ def main() -> None:
     recipe = "ppo" if given.method == "ppo" else "grpo"
     policy = edit(recipes()[recipe](), {
         **common, "data.corpus": str(questions), "base": str(out / f"sft-{given.seed}"), "train.steps": 2 if tiny else
-        given.steps, "train.batch": 128 if recipe == "ppo" else 16, "train.lr": 3e-4, "train.validate_every": 50,
+        given.steps, "train.batch": given.prompts or (128 if recipe == "ppo" else 16), "train.lr": given.lr,
+        "train.validate_every": 50,
         "objective.length": 36, "objective.reward": "last_number"})
     if given.method == "rloo":
         policy = edit(policy, {"objective.loss": "rloo"})

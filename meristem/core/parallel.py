@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 _groups: dict[str, dist.ProcessGroup] = {}                     # "rows": other rows; "data": other rows or places
@@ -47,7 +47,7 @@ def rank() -> int:
     return dist.get_rank(_groups["rows"]) if _groups else 0
 
 
-def gather(x: Float[Tensor, "b *R"]) -> Float[Tensor, "B *R"]:
+def gather(x: Shaped[Tensor, "b *R"]) -> Shaped[Tensor, "B *R"]:
     """The rows of all processes, in the order of the batch; every process must have as many. Its gradient is the sum
     of all processes' gradients for the rows given here."""
     return _Gather.apply(x, _groups["rows"]) if count() > 1 else x

@@ -45,13 +45,14 @@ Judge = Callable[[Rollout], Float[Tensor, "N L V"]]            # logits at a rol
 
 
 def roll(module: nn.Module, prompts: Sequence[np.ndarray], copies: int, sampling: Sampling, ends: Collection[int],
-         width: int, judge: Judge, end: int = 0) -> Rollout:
+         width: int, judge: Judge, end: int = 0, numbers: Sequence[int] | None = None) -> Rollout:
     """`copies` answers to each prompt, those to one prompt side by side, in rows of `width` tokens padded with `end`.
 
-    An answer is over at a token of `ends`, which belongs to it, or after `sampling.length` tokens.
+    An answer is over at a token of `ends`, which belongs to it, or after `sampling.length` tokens. `numbers` are those
+    of the rows where other processes have others: equal numbers draw equal answers.
     """
     rows = [np.asarray(prompt) for prompt in prompts for _ in range(copies)]
-    keys = np.array([seed_of(sampling.seed, "row", row) for row in range(len(rows))], dtype=np.uint64)
+    keys = np.array([seed_of(sampling.seed, "row", row) for row in numbers or range(len(rows))], dtype=np.uint64)
     answers = _draw(module, prompts, copies, sampling, ends, keys)
     redrawn = 0
     while True:

@@ -7,7 +7,8 @@ minibatches steps, after which new prompts are answered; they and their log-prob
 state, so a run that is killed among them goes on bit for bit. All that is drawn is a function of (weights, seed, step).
 
 Answers are drawn as the training forward draws them, and their log-probabilities are that forward's, of the same rows
-together (`generate.rollout`): the first minibatch's ratio is exactly 1, in every type and at every batch size. In
+together (`generate.rollout`): the first minibatch's ratio is exactly 1, in every type and at every batch size. Of
+several processes (dp, whole copies of the weights: train.shard=false) each answers its share of the prompts. In
 evaluation (validation_every) prompts are answered greedily, and the "loss" is minus the mean reward.
 """
 import abc
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from meristem.core import parallel
 from meristem.core.errors import RequestError
@@ -83,14 +85,11 @@ class Rollouts(Objective):
         """Prompts -> answered and judged rows: fresh ones, or the next minibatch of those at hand."""
         if "lengths" not in batch:
             raise RequestError("reinforcement learning reads prompts; set data.examples=questions")
-        if parallel.count() > 1:
-            raise RequestError("a policy is sampled from whole weights: run reinforcement learning in one process "
-                               "(train.mesh empty)")
         if not self.training:
             return self.examined(batch)
         turn = int(self.clock) % self.reuse
         if turn == 0:
-            rows = self.answered(batch)
+            rows = self.shared(batch)
             if self.reuse == 1:
                 return rows
             for key in KEPT:
@@ -100,11 +99,28 @@ class Rollouts(Objective):
         order = np.arange(count)
         if epoch:                                              # the first time in the order they were judged in
             order = permute(order, count, seed_of(int(self.rolled_seed), "epoch", epoch))
-        which = torch.from_numpy(np.array_split(order, self.minibatches)[part])
+        ends = np.cumsum([parallel.count() * len(some) for some in
+                          np.array_split(order[::parallel.count()], self.minibatches)])     # each process has its share
+        which = torch.from_numpy(np.split(order, ends[:-1])[part])
         return {key: self.kept_rows(key)[which] for key in KEPT if len(self.kept_rows(key))}
 
+    def shared(self, batch: Batch) -> Batch:
+        """The rows of all prompts. Of n processes each answers every n-th prompt and is given the others' rows: row i
+        is of process i mod n, so those that it trains on are those that it drew, in the same order.
+
+        RequestError where the weights are divided among the processes.
+        """
+        count = parallel.count()
+        if count == 1:
+            return self.answered(batch)
+        if any(isinstance(p, DTensor) for p in self.model.parameters()):
+            raise RequestError("a policy is sampled from whole weights: set train.shard=false, and in train.mesh dp "
+                               "alone")
+        rows = self.answered({key: value[parallel.rank()::count] for key, value in batch.items()})
+        return {key: parallel.gather(value) for key, value in rows.items()}
+
     def answered(self, batch: Batch) -> Batch:
-        """All rows of a batch of prompts, drawn, judged by the forward of each minibatch, and rewarded."""
+        """Rows of a process's prompts, drawn, judged by the forward of each minibatch, and rewarded."""
         self.rolled_seed = torch.randint(2**62, ())
         prompts, targets = self.unpacked(batch)
         width = batch["tokens"].shape[1] - 1
@@ -115,9 +131,11 @@ class Rollouts(Objective):
             last[:] = [self.asked_at(self.model, part) for part in self.parts(_rows(made))]
             return torch.cat([some.detach() for _, some in last])
 
-        made = roll(self.model, prompts, self.group, sampling, self.ends, width, logits, self.codec.end)
+        of = np.arange(len(prompts)) * parallel.count() + parallel.rank()                # numbers of the prompts
+        made = roll(self.model, prompts, self.group, sampling, self.ends, width, logits, self.codec.end,
+                    (of[:, None] * self.group + np.arange(self.group)).ravel().tolist())
         rows = _rows(made)
-        found = [self.read(*of, part) for of, part in zip(last, self.parts(rows), strict=True)]
+        found = [self.read(*seen, part) for seen, part in zip(last, self.parts(rows), strict=True)]
         rows |= {key: torch.cat([one[key].detach() for one in found]) for key in found[0]}
         if self.beside:
             asked = [self.read(*self.asked_at(self.beside[0], part), part)["logp"] for part in self.parts(rows)]
@@ -159,7 +177,8 @@ class Rollouts(Objective):
         loss, facts = self.learn(output, batch)
         weight, count = self.weight(batch), batch["weight"].sum().clamp(min=1)
         rows = (batch["weight"].sum(1) > 0).sum().clamp(min=1)
-        facts |= {"reward": batch["rewards"].mean() * weight, "tokens_each": count / rows * weight,
+        equal = parallel.mean(weight)                          # processes have as many answers, not as many tokens
+        facts |= {"reward": batch["rewards"].mean() * equal, "tokens_each": count / rows * equal,
                   "entropy": (output["entropy"] * batch["weight"]).sum() / count * weight}
         if "reference" in batch:
             facts["drift"] = ((batch["logp"] - batch["reference"]) * batch["weight"]).sum() / count * weight
@@ -231,10 +250,10 @@ class Rollouts(Objective):
 
 
 def whitened(values: Float[Tensor, "N L"], weight: Float[Tensor, "N L"]) -> Float[Tensor, "N L"]:
-    """Mean 0 and variance 1 over the places that count."""
-    count = weight.sum().clamp(min=1)
-    mean = (values * weight).sum() / count
-    spread = ((values - mean) ** 2 * weight).sum() / count
+    """Mean 0 and variance 1 over the places that count, of all processes."""
+    count = parallel.summed(weight.sum()).clamp(min=1)
+    mean = parallel.summed((values * weight).sum()) / count
+    spread = parallel.summed(((values - mean) ** 2 * weight).sum()) / count
     return (values - mean) * (spread + 1e-8).rsqrt() * weight
 
 

@@ -63,7 +63,7 @@ def test_passages_end_where_sentences_do() -> None:
 
 
 def test_words_and_meaning_and_both(store: Store) -> None:
-    question = "How much rent is due for the mill?"
+    question = "How much rent is owed for the mill?"
     found = store.search(question, way="words")
     assert [hit.chunk.source for hit in found] == ["notes/rent.txt"] and 0.5 < found[0].covered < 1
     assert store.encoder and store.vectors is not None

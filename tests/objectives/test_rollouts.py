@@ -1,5 +1,7 @@
 """Policies: drawn as they are trained, ratio 1 to the bit, advantages by hand, killed runs that go on bit for bit."""
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,8 @@ from meristem.train.checkpoint import Checkpoints
 from meristem.train.hooks import validate
 from meristem.train.trainer import Trainer
 from tests.models import parity
+from tests.objectives import policies
+from tests.train.processes import spawned
 
 TEXT = "what of 2 and 7 is it no or yes\n" * 9
 ROWS = [{"prompt": f"what of {n}?", "answer": str(n)} for n in range(12)]
@@ -223,3 +227,25 @@ def test_checkpoints_hold_the_answers_at_hand(tmp_path: Path) -> None:
     fresh = of("ppo", epochs=3)
     fresh.load_state_dict(objective.state_dict())
     assert int(fresh.clock) == 2 and torch.equal(fresh.rolled_tokens, objective.rolled_tokens)
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    both = spawned(2, policies.together, tmp_path)
+    for name, fields in policies.MANY.items():
+        alone = policies.steps_of(name, "", fields)
+        for found in (one[name] for one in both):
+            assert found["ratio"] == 1 and found["tokens"] == alone["tokens"]
+            for key in ("reward", "loss", "weights"):
+                assert found[key] == pytest.approx(alone[key], abs=2e-4), key
+    assert all("train.shard=false" in one["sharded"] for one in both)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_regions_keep_the_bits_of_sampler_and_trainer(dtype: str) -> None:
+    """In a process of its own, for the suite compiles nothing; inductor needs a minute and a C++ compiler."""
+    env = {key: value for key, value in os.environ.items() if key != "TORCHDYNAMO_DISABLE"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", f"from tests.objectives import policies; "
+                           f"print(policies.compiled('{dtype}'))"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0.0", "1.0", "True"]       # largest gap, first ratio, whether it was compiled

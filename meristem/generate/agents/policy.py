@@ -30,7 +30,8 @@ SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 
 @dataclass(frozen=True)
 class Caller:
-    """A model with its chat template. `must`: each message is a call; `constrained` off: nothing steers it."""
+    """A model with its chat template. `must`: each message is a call; `constrained` off: nothing steers it; `shown`
+    off: the template is not given the schemas, for a model that was tuned to a few tools and knows them."""
 
     module: nn.Module
     codec: Codec
@@ -38,6 +39,7 @@ class Caller:
     sampling: Sampling = Sampling(length=128)                  # noqa: RUF009, it is frozen
     constrained: bool = True
     must: bool = False
+    shown: bool = True
 
     def __post_init__(self) -> None:
         if self.chat is None:
@@ -46,7 +48,8 @@ class Caller:
     def __call__(self, messages: Sequence[Message], tools: Sequence[Json]) -> Message:
         """The model's next message; RequestError for a conversation beyond its context."""
         assert self.chat is not None
-        ids, _ = self.chat.encode([_rendered(m) for m in messages], tools=tools, generation_prompt=True)
+        ids, _ = self.chat.encode([_rendered(m) for m in messages], tools=tools if self.shown else (),
+                                  generation_prompt=True)
         lark = calls(tools, self.must) if tools and self.constrained else None
         made = complete(self.module, self.codec, [ids], replace(self.sampling, lark=lark), also=self.chat.ends)
         return read(made[0].text)

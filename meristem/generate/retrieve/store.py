@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -39,6 +39,10 @@ CHUNKS, VECTORS = "chunks.json", "vectors.safetensors"
 POOL = 100                              # of each ranking's best are fused
 DAMPING = 60                            # Cormack et al.: the constant that they fix for all of their experiments
 WORD = re.compile(r"[^\W_]+")
+ASKING = frozenset((                    # words of questions
+    "what", "which", "who", "whom", "whose", "when", "where", "why", "how", "much", "many", "do", "does", "did", "has",
+    "have", "had", "was", "were", "can", "could", "would", "should", "you", "your", "me", "my", "i", "we", "our", "he",
+    "she", "his", "her", "from", "please", "tell"))
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -172,7 +176,7 @@ def words(text: str) -> list[str]:
     """Lower-case words without English stop words; names such as `read_lines` and `readLines` give their parts."""
     _libraries()
     from bm25s.stopwords import STOPWORDS_EN  # type: ignore[import-untyped]
-    stop = cast(tuple[str, ...], STOPWORDS_EN)
+    stop = ASKING | set(STOPWORDS_EN)
     return [word for word in (w.lower() for w in WORD.findall(HUMP.sub(" ", text))) if word not in stop]
 
 
