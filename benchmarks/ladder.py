@@ -25,15 +25,15 @@ from meristem.core.files import read_json, write_json
 from meristem.core.run import Run
 from meristem.corpus.store import Corpus
 from meristem.data.shards import tokenise
-from meristem.plan import scaling
+from meristem.plan import forecast, scaling
 from meristem.plan.plan import SHAPES, TEMPLATE, Shape, Text, recipe
+from meristem.plan.scaling import Prior
 from meristem.train.run import codec_of, pretrain
 
 ROWS = Path(__file__).parent / "results" / "ladder.jsonl"
 SIZES = "64x3,128x3,192x4,256x6"
 TOKENS = "2.5e5,5e5,1e6,2e6,4e6"
 VOCAB = 4096
-PRIOR = 1e-3
 LARGEST = 6e13                          # FLOPs: five minutes on two cores; a budget of minutes goes no further
 SMALLEST_RATIO = 0.15                   # tokens a parameter: fewer is no training
 
@@ -101,20 +101,15 @@ def row_of(run: Run, out: Path, shape: Shape, asked: float, text: Text, corpus: 
 
 
 def fit(rows: list[dict]) -> scaling.Law:
-    """The law through all rows, with what it rests on and how well it forecast the largest run without seeing it."""
+    """The law through all rows, with what it rests on, its refits, and how well it forecast the largest runs."""
     points = np.array([[r["parameters"], scaling.effective(r["bytes"], r["unique_bytes"]), r["bits_per_byte"]]
                        for r in rows])
     seeds, corpora = sorted({r["seed"] for r in rows}), sorted({r["corpus"] for r in rows})
     source = (f"fitted to {len(rows)} runs of benchmarks/ladder.py on corpus {corpora[0][:12]}, seed {seeds[0]}: "
               "bits per byte of its validation split")
-    law = scaling.fit(points, unit="bits/byte", source=source, prior=PRIOR)
-    last = np.argmax(points[:, 0] * points[:, 1])
-    without = scaling.fit(np.delete(points, last, 0), unit="bits/byte", prior=PRIOR)
-    held_out = math.log(points[last, 2] / without.loss(*points[last, :2]))
-    return replace(law, facts={"runs": len(rows), "parameters": [points[:, 0].min(), points[:, 0].max()],
-                               "data": [points[:, 1].min(), points[:, 1].max()], "held_out_error": held_out,
-                               "prior": PRIOR,
-                               "corpora": corpora, "seeds": seeds})
+    found = forecast.of(points, unit="bits/byte", source=source, prior=Prior(),
+                        facts={"corpora": corpora, "seeds": seeds})
+    return found.to_law()
 
 
 def main() -> None:

@@ -1,9 +1,8 @@
-"""What every verb shares: the `Answer` it returns, how it stops, and durations and paths as people write them.
+"""What every verb shares: the `Answer` it returns, how it stops, and paths as people write them.
 
 This module and every verb's file import nothing heavy at the top: `meristem VERB --help` must not pay for torch.
 """
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from meristem.core.errors import RequestError
-
-UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,6 @@ def resumable(command: str) -> Iterator[None]:
         raise Stopped(f"stopped; the run is resumable: {command}") from None
     except Interrupted as stop:
         raise Stopped(f"stopped and saved; the run is resumable: {command}", 128 + stop.number) from None
-
-
-def seconds(text: str) -> float:
-    """'90s', '5m', '1h30m' or '300' as seconds; RequestError for anything else."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])?", text.strip())
-    if not parts or re.sub(r"\s", "", text) != "".join(n + u for n, u in parts) or any(not u for _, u in parts[1:]):
-        raise RequestError(f"{text!r} is not a duration; write 90s, 5m or 1h30m")
-    return sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
 
 
 def clock(duration: float) -> str:

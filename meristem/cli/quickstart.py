@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from meristem.cli.common import Answer, inputs, resumable, seconds, shell
+from meristem.cli.common import Answer, inputs, resumable, shell
 from meristem.cli.display import shown
+from meristem.plan.budget import duration
 
 
 def quickstart(
@@ -26,7 +27,7 @@ def quickstart(
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (say, a budget too small); 130 stopped, resumable.
     """
-    budget_seconds, sources = seconds(budget), inputs(paths or [])
+    budget_seconds, sources = duration(budget), inputs(paths or [])
     from meristem.recipes.quickstart import quickstart as run
     words = [*map(str, sources), "--budget", budget, "--out", str(out)]
     with resumable(shell("meristem", "quickstart", *words)), shown("quickstart") as progress:

@@ -129,6 +129,22 @@ def forest(title: str, rows: Sequence[Row], axis: str, text: Format, *, from_zer
     return _figure(title, about + ".", axis, height, out, names)
 
 
+STYLE = """text { font: 12px sans-serif; fill: #5b6a63 } .grid { stroke: #dde4e0 } .label { fill: #16211c }
+.curve { fill: none; stroke-width: 2; stroke-linejoin: round } .curve.faint { stroke: #9fd3ba }
+.main { stroke: #157a54 }
+.curve.main { stroke: #157a54 } .curve.second { stroke: #3563c9 } .curve.dots { stroke: none }
+circle.dots { fill: #fff; stroke: #3563c9; stroke-width: 2 } .whisker { stroke: #b25e09; stroke-width: 2.4 }
+.forecast { fill: #b25e09 } .point { fill: #157a54 } .baseline, .ceiling { stroke: #5b6a63; fill: none }"""
+
+
+def standalone(figure: Markup) -> str:
+    """The drawing of a figure as an SVG file of its own, light on white, for a page that has no style sheet."""
+    drawing = str(figure)[str(figure).index("<svg"): str(figure).index("</svg>") + len("</svg>")]
+    head, _, rest = drawing.partition(">")
+    return (f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>'
+            f'<rect width="100%" height="100%" fill="#fff"/>{rest}\n')
+
+
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) that cover low..high in about so many steps."""
     span = high - low or abs(high) or 1.0

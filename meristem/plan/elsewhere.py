@@ -3,6 +3,7 @@
     found = fit(named("llama2-70b"), memory=24 * 10**9)
     found.best.name                     # "int4, 37 of 80 layers in another memory": the least change that fits
     days(1_022_362, devices=2048)       # 20.8: LLaMA 65B (https://arxiv.org/abs/2302.13971, table 15)
+    training(named("llama-65b"), 1.4e12, "a100-sxm-80gb", price=2.0)           # hours, MWh, tonnes, dollars: ranges
 
 Bytes are counted on the meta device from the model's own layers: bf16 weights, or those that `nn.quantise` makes (int8
 with a scale a row; int4 with one for 32 columns, 4.5 bits a weight; tables and norms stay bf16), the key/value cache of
@@ -20,9 +21,15 @@ from meristem.core import registry
 from meristem.core.config import Part, to_dict
 from meristem.core.errors import RequestError, nearest
 from meristem.nn.linear import compute_in
-from meristem.plan.cost import RUNTIME, on_meta
+from meristem.plan import energy
+from meristem.plan.cost import RUNTIME, Cost, on_meta
+from meristem.plan.devices import device
 
 PRECISIONS = {"bf16": (16, 0), "int8": (8, 0), "int4": (4, 32)}       # bits of a weight, columns that share a scale
+# Shares of peak, attention counted whole: at least, expected, at most. Published (Chowdhery et al. 2022, table 3):
+# GPT-3 21 %, MT-NLG 30 %, Gopher 33 %, PaLM 46 %; LLaMA's four runs 46 to 55 % by their hours.
+REACHED = (0.30, 0.45, 0.55)
+PUE = 1.1                               # energy of a data centre over that of its machines (LLaMA, table 15)
 SCALE = 2                                                       # bytes: bf16
 
 
@@ -115,6 +122,46 @@ def days(device_hours: float, devices: int) -> float:
 def device_hours(tokens: float, rate: float) -> float:
     """Device hours to train on `tokens` at `rate` tokens a second and device."""
     return tokens / rate / 3600
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training a model on so many tokens takes on one kind of device: (expected, at least, at most)."""
+
+    flops: float
+    hours: tuple[float, float, float]   # device hours
+    megawatt_hours: tuple[float, float, float] | None          # None: the maker rates no watts
+    tonnes: tuple[float, float, float] | None                  # of CO2e
+    dollars: tuple[float, float, float] | None                 # None: no price was given
+
+    def explain(self, devices: int = 1) -> list[str]:
+        """Lines for people."""
+        return [f"{self.flops:.3g} FLOPs", *(
+            f"{name}: {value[0]:,.4g} ({value[1]:,.4g} to {value[2]:,.4g})" for name, value in (
+                ("device hours", self.hours),
+                (f"days on {devices:,} devices", tuple(days(h, devices) for h in self.hours)),
+                ("MWh", self.megawatt_hours), ("t CO2e", self.tonnes), ("dollars", self.dollars)) if value)]
+
+
+def training(part: Part, tokens: float, name: str, context: int = 2048, *, price: float = 0.0,
+             grid: str = "world") -> Training:
+    """Hours, energy, carbon and money of training a model on devices called `name`, at published shares of peak.
+
+    `price` in dollars a device hour. Attention counts whole, as published shares of peak do. RequestError for a device
+    that is not known.
+    """
+    kind = device(name)
+    flops = tokens * Cost.of(on_meta(part), context).training_flops_full
+    peak = kind.flops("bfloat16" if "bfloat16" in kind.peak else "float16")
+    low, middle, high = (flops / (peak * share) / 3600 for share in reversed(REACHED))
+    hours = (middle, low, high)
+
+    def scaled(each: float) -> tuple[float, float, float]:
+        return (middle * each, low * each, high * each)
+    used = scaled(energy.megawatt_hours(1.0, kind.watts, PUE)) if kind.watts else None
+    carbon = scaled(energy.tonnes(energy.megawatt_hours(1.0, kind.watts, PUE), energy.factor(grid) / 1000)) \
+        if kind.watts else None
+    return Training(flops, hours, used, carbon, scaled(price) if price else None)
 
 
 def _layers(module: nn.Module) -> Sequence[nn.Module]:

@@ -1,8 +1,10 @@
-"""From a time budget to a run: the size, tokens, batch and learning rate of least forecast loss on this machine.
+"""From a budget to a run: the size, tokens, batch and learning rate of least forecast loss on this machine.
 
     text = Text.of(corpus, shards, codec, Part("bpe", {"vocab": 4096}))
-    plan = make(240.0, text, machine.measured(), rate=probe.tokens_per_second)
+    plan = make(Budget(seconds=240), text, machine.measured(), rate=probe.tokens_per_second)
     plan.run, plan.explain()
+
+A budget is seconds, FLOPs, dollars at a price an hour, or a loss to reach in the least time.
 
 Every shape of `SHAPES` is priced exactly (`plan.cost`), its rate predicted from the machine's measured peak, its loss
 from the project's own scaling law with repeats discounted (`plan.scaling`); the best one is then really timed by
@@ -25,7 +27,8 @@ from meristem.core.machine import Machine
 from meristem.core.run import Data, Run, Train
 from meristem.corpus.store import Corpus
 from meristem.data.shards import Shards
-from meristem.plan import energy, scaling
+from meristem.plan import energy, forecast, scaling
+from meristem.plan.budget import Budget
 from meristem.plan.cost import Cost, on_meta
 
 COMPILE_SECONDS = 20.0                  # torch.compile of one block and the loss: 12 to 22 s here
@@ -57,12 +60,14 @@ class Text:
     tokens: int
     vocab: int
     codec: Part = field(default_factory=lambda: Part("bpe", {"vocab": 4096}))
+    held_out: float = 0.0               # bytes a token of the validation split; 0 = as in training
 
     @classmethod
     def of(cls, corpus: Corpus, shards: Shards, codec: Codec, part: Part) -> "Text":
         """The training split of a tokenised corpus; `part` is what the recipe will call the codec."""
-        split = shards.split("train")
-        return cls(str(corpus.folder), split.bytes, len(split.tokens), codec.vocab, part)
+        split, validation = shards.split("train"), shards.split("validation")
+        return cls(str(corpus.folder), split.bytes, len(split.tokens), codec.vocab, part,
+                   validation.bytes / max(1, len(validation.tokens)))
 
     @property
     def bytes_per_token(self) -> float:
@@ -82,7 +87,7 @@ class Shape:
     def part(self, template: Part) -> Part:
         """The model's `Part`: this shape over `template`'s other fields (the family's name, qk_norm, theta)."""
         heads = self.dim // (32 if self.dim < 256 else 64)
-        groups = heads // (2 if self.dim < 1024 else 4)
+        groups = max(1, heads // (2 if self.dim < 1024 else 4))
         return Part(template.name, {
             "tied": True, "qk_norm": True, **template.fields, "dim": self.dim, "layers": self.layers, "heads": heads,
             "groups": groups, "hidden": 64 * round(self.dim / 24)})
@@ -117,7 +122,7 @@ class Plan:
     rate_measured: bool
     share_of_peak: float
     bits_per_byte: float                # forecast for the validation split
-    low: float
+    low: float                          # its 80 % interval
     high: float
     nats_per_token: float
     memory: int                         # bytes, estimated
@@ -126,6 +131,12 @@ class Plan:
     energy: str
     law: str
     why: tuple[str, ...] = ()
+    flops: float = 0.0
+    watt_hours_low: float = 0.0
+    watt_hours_high: float = 0.0
+    grams: float = 0.0                  # of CO2e
+    dollars: float | None = None        # None: no price was given
+    mesh: str = "dp=1"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as plan.json holds them."""
@@ -141,11 +152,13 @@ class Plan:
             f"{train.steps} steps of {train.batch} x {train.context} tokens, learning rate {train.lr:.2g}, "
             f"{train.optimizer}, {train.dtype}{', compiled' if train.compile else ''}",
             f"{self.tokens_per_second:,.0f} tokens/s {'measured' if self.rate_measured else 'predicted'} "
-            f"({self.share_of_peak:.0%} of peak): {self.seconds:.0f} s of {self.budget_seconds:.0f} s",
-            f"forecast: {self.bits_per_byte:.3f} bits per byte ({self.low:.3f} to {self.high:.3f}), "
+            f"({self.share_of_peak:.0%} of peak), {self.flops:.3g} FLOPs: {self.seconds:.0f} s"
+            + (f" of {self.budget_seconds:.0f} s" if self.budget_seconds else ""),
+            f"forecast: {self.bits_per_byte:.3f} bits per byte ({self.low:.3f} to {self.high:.3f} with 80 %), "
             f"{self.nats_per_token:.3f} nats a token",
-            f"memory about {self.memory / 1e9:.2g} of {self.machine_memory / 1e9:.3g} GB; energy {self.energy}",
-            *self.why]
+            f"memory about {self.memory / 1e9:.2g} of {self.machine_memory / 1e9:.3g} GB, one process of all threads "
+            f"(mesh {self.mesh}); energy {self.energy}",
+            *([f"money: {self.dollars:.2f} dollars"] if self.dollars is not None else []), *self.why]
 
 
 @dataclass(frozen=True)
@@ -160,16 +173,17 @@ class Option:
     memory: int
 
 
-def make(seconds: float, text: Text, machine: Machine, rate: Rate | None = None, *, law: scaling.Law | None = None,
-         template: Run | None = None, grid: str = "world") -> Plan:
-    """Plan a training run of `seconds` of wall-clock, probes included.
+def make(budget: Budget | float, text: Text, machine: Machine, rate: Rate | None = None, *,
+         law: scaling.Law | None = None, template: Run | None = None, grid: str = "world", price: float = 0.0) -> Plan:
+    """Plan a training run of a budget (a number: seconds of wall-clock), probes included.
 
     `rate` times a candidate run in tokens/s (`train.probe.tokens_per_second`); without it rates are predicted.
-    `template` holds what the plan does not decide (name, seed, family, optimizer, schedule). RequestError when nothing
-    fits.
+    `law` may keep its refits (`forecast.Forecast.to_law`). `template` holds what the plan does not decide (name, seed,
+    family, optimizer, schedule); `price` is in dollars an hour. RequestError when nothing fits.
     """
     law = law or scaling.own()
     template = template or TEMPLATE
+    asked = (budget if isinstance(budget, Budget) else Budget(seconds=budget)).priced(price)
     if law.unit != "bits/byte":
         raise ValueError(f"plans need a law in bits/byte, this one is in {law.unit}")
     if text.tokens < 2 * MIN_TOKENS:
@@ -177,17 +191,17 @@ def make(seconds: float, text: Text, machine: Machine, rate: Rate | None = None,
                            f"a run needs at least {2 * MIN_TOKENS}: add files")
     search = Search(text, machine, law, replace(template, train=replace(template.train, dtype=machine.best_dtype)))
     while True:
-        options = search.options(seconds)
+        options = search.options(asked)
         if not options:
-            raise search.too_small(seconds)
-        best = min(options, key=lambda o: o.loss)
+            raise search.too_small(asked)
+        best = min(options, key=search.worth(asked))
         if rate is None or best.shape in search.timed:
             break
-        if len(search.timed) == PROBES or search.spent > PROBE_SHARE * seconds:            # settle on a measured one
-            best = min((o for o in options if o.shape in search.timed), key=lambda o: o.loss, default=best)
+        if len(search.timed) == PROBES or 0 < PROBE_SHARE * asked.seconds < search.spent:  # settle on a measured one
+            best = min((o for o in options if o.shape in search.timed), key=search.worth(asked), default=best)
             break
         search.probe(best, rate)
-    return _plan(best, options, seconds, search, grid)
+    return _plan(best, options, asked, search, grid, price)
 
 
 @dataclass
@@ -209,43 +223,66 @@ class Search:
         self.spent += time.perf_counter() - started
         self.calibration *= self.timed[option.shape] / option.rate
 
-    def options(self, seconds: float) -> list[Option]:
+    def options(self, budget: Budget) -> list[Option]:
         """Every shape that trains at least `MIN_STEPS` updates in the budget and in memory.
 
         Once a probe was paid for, a quarter of them will do: a busy machine should get a short run, not a refusal.
         """
         least = MIN_STEPS // 4 if self.timed else MIN_STEPS
-        every = [self.option(shape, seconds) for shape in SHAPES]
-        return [o for o in every if o.run.train.steps >= least and o.memory <= MEMORY_SHARE * self.machine.memory]
+        every = [self.option(shape, budget) for shape in SHAPES]
+        return [o for o in every if o and o.run.train.steps >= least and o.memory <= MEMORY_SHARE * self.machine.memory]
 
-    def option(self, shape: Shape, seconds: float) -> Option:
-        """One shape, trained for what is left of the budget."""
-        compiled = self.template.train.compile and self.machine.compiler and seconds >= COMPILE_FROM
+    def worth(self, budget: Budget) -> Callable[[Option], float]:
+        """What the best option has least of: the loss, or the time to a loss."""
+        return (lambda o: _tokens(o.run) / o.rate) if budget.loss else (lambda o: o.loss)
+
+    def option(self, shape: Shape, budget: Budget) -> Option | None:
+        """One shape, trained for what is left of the budget; None when it never reaches the loss that is asked for."""
+        compiled = self.template.train.compile and self.machine.compiler and not 0 < budget.seconds < COMPILE_FROM
         cost = _cost(shape, self.template.model, self.text.vocab)
         guess = self.calibration * predicted_share(shape.dim, compiled) * self.machine.peak / cost.training_flops
         rate = self.timed.get(shape, guess)
         template = replace(self.template, train=replace(self.template.train, compile=compiled))
-        run = recipe(shape, rate * self.left(seconds, compiled), self.text, template)
+        tokens = budget.flops / cost.training_flops if budget.flops else rate * self.left(budget.seconds, compiled)
+        if budget.loss:
+            each, unique = self.text.bytes_per_token, self.text.bytes
+            found = self.law.data_for(budget.loss, cost.active, unique)
+            if found is None or found > DECADE * rate * each:
+                return None
+            tokens = max(found / each, 1.01 * MIN_STEPS * 4 * shape.context)
+        run = recipe(shape, tokens, self.text, template)
         loss = self.law.loss(cost.active, _tokens(run) * self.text.bytes_per_token, self.text.bytes)
         run, memory = _within_memory(run, cost, self.machine)
         return Option(shape, cost, run, rate, loss, memory)
 
     def left(self, seconds: float, compiled: bool) -> float:
         """Seconds for steps: a probe has paid for compilation, whose kernels are then cached."""
-        start = WARM_EAGER if not compiled else WARM_SECONDS if self.timed else COMPILE_SECONDS
-        return max(0.0, seconds * (1 - RESERVE) - self.spent - start)
+        return max(0.0, seconds * (1 - RESERVE) - self.spent - self.start(compiled))
 
-    def too_small(self, seconds: float) -> RequestError:
+    def start(self, compiled: bool) -> float:
+        """Seconds before the first step."""
+        return WARM_EAGER if not compiled else WARM_SECONDS if self.timed else COMPILE_SECONDS
+
+    def too_small(self, budget: Budget) -> RequestError:
         """The error that names the smallest budget that works, found by trying."""
-        budget = 5.0
-        while budget < DECADE and (budget <= seconds or not self.options(budget)):
-            budget = 5 * math.ceil(budget * 1.05 / 5 + 0.01)
-        if budget >= DECADE:
+        if budget.loss:
+            return RequestError(f"no model that trains here is forecast to reach {budget.loss:g} bits per byte on this "
+                                f"text (the law's floor is {self.law.E:.3f}); ask for a higher loss or bring more text")
+        if budget.flops:
+            least = min(MIN_STEPS * MIN_TOKENS * _cost(s, self.template.model, self.text.vocab).training_flops
+                        for s in SHAPES)
+            return RequestError(f"a budget of {budget.flops:g} FLOPs is too small, or this machine's memory: "
+                                f"{MIN_STEPS} steps of the smallest model take about {least:.2g}; try --budget "
+                                f"'{1.1 * least:.2g} FLOPs'")
+        seconds, trial = budget.seconds, 5.0
+        while trial < DECADE and (trial <= seconds or not self.options(Budget(seconds=trial))):
+            trial = 5 * math.ceil(trial * 1.05 / 5 + 0.01)
+        if trial >= DECADE:
             return RequestError(f"nothing of {len(SHAPES)} model sizes trains on this machine with "
                                 f"{self.machine.memory / 1e9:.2g} GB of memory; "
                                 "use a smaller vocabulary or a larger machine")
         return RequestError(f"a budget of {seconds:g} s is too small to train anything here: {MIN_STEPS} steps of "
-                            f"the smallest model take about {budget:g} s in all; try --budget {budget:g}s")
+                            f"the smallest model take about {trial:g} s in all; try --budget {trial:g}s")
 
 
 def recipe(shape: Shape, tokens: float, text: Text, template: Run) -> Run:
@@ -285,33 +322,26 @@ def _tokens(run: Run) -> int:
     return run.train.steps * run.train.batch * run.train.context
 
 
-def _plan(best: Option, options: Sequence[Option], seconds: float, search: Search, grid: str) -> Plan:
-    text, machine, law = search.text, search.machine, search.law
-    tokens = _tokens(best.run)
-    each = text.bytes_per_token
-    scatter = 1.28 * _uncertainty(law, best.cost.active, tokens * each)
-    low = law.loss(best.cost.active, tokens * each * (1 + RATE_ERROR), text.bytes) * math.exp(-scatter)
-    high = law.loss(best.cost.active, tokens * each * (1 - RATE_ERROR), text.bytes) * math.exp(scatter)
-    total = seconds - search.left(seconds, best.run.train.compile) + tokens / best.rate
+def _plan(best: Option, options: Sequence[Option], budget: Budget, search: Search, grid: str, price: float) -> Plan:
+    text, machine, law = search.text, search.machine, forecast.stored(search.law)
+    tokens, seconds = _tokens(best.run), budget.seconds
+    each, n = text.bytes_per_token, best.cost.active
+    low = law.interval(n, tokens * each * (1 + RATE_ERROR * bool(seconds)), text.bytes)[0]
+    high = law.interval(n, tokens * each * (1 - RATE_ERROR * bool(seconds)), text.bytes)[1]
+    train = tokens / best.rate
+    total = seconds - search.left(seconds, best.run.train.compile) + train if seconds else \
+        search.spent + search.start(best.run.train.compile) + train / (1 - RESERVE)
     used = energy.estimate(total, grid=grid)
     return Plan(
         run=best.run, budget_seconds=seconds, seconds=total, tokens=tokens, epochs=tokens / text.tokens,
         parameters=best.cost.parameters,
         flops_per_token=best.cost.training_flops, tokens_per_second=best.rate, rate_measured=best.shape in search.timed,
         share_of_peak=best.rate * best.cost.training_flops / machine.peak, bits_per_byte=best.loss, low=low, high=high,
-        nats_per_token=best.loss * math.log(2) * each, memory=best.memory, machine_memory=machine.memory,
-        watt_hours=used.joules / 3600, energy=used.line(), law=law.source,
-        why=tuple(_why(best, options, tokens * each, search)))
-
-
-def _uncertainty(law: scaling.Law, parameters: float, data: float) -> float:
-    """Scatter of log loss to expect around the law, doubled for every factor of ten beyond the runs it was fitted
-    to."""
-    beyond = 0.0
-    for value, key in ((parameters, "parameters"), (data, "data")):
-        low, high = law.facts.get(key, (value, value))
-        beyond = max(beyond, math.log10(low / value), math.log10(value / high))
-    return max(law.residual, abs(law.facts.get("held_out_error", 0.0))) * 2**beyond
+        nats_per_token=best.loss * math.log(2) * (text.held_out or each), memory=best.memory,
+        machine_memory=machine.memory, watt_hours=used.joules / 3600, energy=used.line(), law=search.law.source,
+        why=tuple(_why(best, options, tokens * each, search)), flops=tokens * best.cost.training_flops,
+        watt_hours_low=used.low / 3600, watt_hours_high=used.high / 3600, grams=used.grams,
+        dollars=total / 3600 * price if price else None)
 
 
 def _why(best: Option, options: Sequence[Option], data: float, search: Search) -> list[str]:
@@ -322,8 +352,8 @@ def _why(best: Option, options: Sequence[Option], data: float, search: Search) -
     around = [o for o in by_size[max(0, at - 1):at + 2] if o is not best]
     if around:
         lines.append("why this size: " + " and ".join(
-            f"{o.cost.parameters / 1e6:.3g} M would reach {o.loss:.3f}"
-            for o in around) + f" in the same time, this one {best.loss:.3f}")
+            f"{o.cost.parameters / 1e6:.3g} M would reach {o.loss:.3f} in {_tokens(o.run) / o.rate:.0f} s"
+            for o in around) + f", this one {best.loss:.3f} in {_tokens(best.run) / best.rate:.0f} s")
     if data > text.bytes:
         worth = scaling.effective(data, text.bytes)
         lines.append(f"the text is repeated: {data / 1e6:.3g} MB read are worth {worth / 1e6:.3g} MB "

@@ -53,6 +53,15 @@ class Law:
         """Expected loss; `unique` is how much distinct data there is, beyond which it is repeated."""
         return self.E + self.A / parameters**self.alpha + self.B / effective(data, unique)**self.beta
 
+    def data_for(self, loss: float, parameters: Number, unique: Number = math.inf) -> float | None:
+        """How much data brings so many parameters to a loss, repeats included; None when no amount does."""
+        left = loss - self.E - self.A / parameters**self.alpha
+        worth = (self.B / left) ** (1 / self.beta) if left > 0 else math.inf
+        if worth <= unique < math.inf or worth < unique == math.inf:
+            return worth
+        share = (worth - unique) / (unique * REPEAT) if unique < math.inf else 1.0
+        return unique * (1 - REPEAT * math.log1p(-share)) if share < 1 else None
+
     def optimal(self, flops: Number, cost: Number = 6) -> tuple[float, float]:
         """(N, D) of least loss with `cost` * N * D = `flops`, in closed form (their equation 4)."""
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
@@ -117,27 +126,47 @@ def to_json(law: Law) -> dict[str, Any]:
 Points = Float[np.ndarray, "R 3"]       # one run a row: N, D, loss
 
 
-def fit(points: Points, *, unit: str = "nats/token", source: str = "", prior: float = 0.0) -> Law:
-    """Fit L(N, D) to runs: the best of a grid of 3,750 starts, polished by L-BFGS.
+@dataclass(frozen=True)
+class Prior:
+    """What is known of the constants before any run: `strength` * (x - centre)^2 on the mean Huber loss.
 
-    `prior` > 0 pulls both exponents towards 0.35 (the published fits agree within 0.02) by prior * (x - 0.35)^2 on the
-    mean Huber loss: a ladder of a dozen small runs cannot tell five constants apart without it.
+    Exponents are pulled towards 0.35 (the published fits agree within 0.02): a ladder of a dozen small runs cannot tell
+    five constants apart without it. With `centre` the logs of E, A and B are pulled too, a hundredth as hard, towards
+    a law of other text: half a dozen runs move it, they do not replace it.
     """
-    logs = _logs(points)
+
+    strength: float = 1e-3
+    centre: Law | None = None
+
+    def __call__(self, x: Float[Tensor, "S 5"]) -> Float[Tensor, "S"]:
+        """The penalty of each row (alpha, beta, e, a, b)."""
+        if self.centre is None:
+            return self.strength * ((x[:, :2] - 0.35) ** 2).sum(1)
+        return self.strength * ((x - _vector(self.centre)) ** 2 @ torch.tensor([1, 1, 0.01, 0.01, 0.01]).double())
+
+
+FREE = Prior(0.0)
+
+
+def fit(points: Points, *, unit: str = "nats/token", source: str = "", prior: Prior = FREE) -> Law:
+    """Fit L(N, D) to runs: the best of a grid of 3,750 starts (and the prior's centre), polished by L-BFGS."""
+    logs = _logs(points, prior)
     grid = torch.cartesian_prod(*(torch.tensor(v, dtype=torch.float64) for v in GRID.values()))
+    if prior.centre:
+        grid = torch.cat([grid, _vector(prior.centre)[None]])
     best = grid[_objective(grid, logs, prior, WIDE).topk(STARTS, largest=False).indices]
     smooth = _polish(best, logs, prior, WIDE)
     x = _polish(smooth[_objective(smooth, logs, prior, WIDE).topk(2, largest=False).indices], logs, prior)
     return _law(x[_objective(x, logs, prior).argmin()], logs, unit, source)
 
 
-def bootstrap(points: Points, law: Law, *, draws: int = 100, seed: int = 0, prior: float = 0.0) -> list[Law]:
+def bootstrap(points: Points, law: Law, *, draws: int = 100, seed: int = 0, prior: Prior = FREE) -> list[Law]:
     """Refits to resampled runs, each from `law`: the spread of anything computed from them is its interval."""
     rng = np.random.default_rng(seed)
     start = _vector(law)[None]
     laws = []
     for _ in range(draws):
-        logs = _logs(points[rng.integers(0, len(points), len(points))])
+        logs = _logs(points[rng.integers(0, len(points), len(points))], prior)
         laws.append(_law(_polish(start, logs, prior)[0], logs, law.unit, law.source))
     return laws
 
@@ -154,27 +183,28 @@ def interval(laws: Sequence[Law], parameters: Number, data: Number, unique: Numb
 
 def objective(law: Law, points: Points) -> float:
     """Summed Huber loss (1e-3) of log loss, as the published fits report it."""
-    return len(points) * float(_objective(_vector(law)[None], _logs(points), 0.0)[0])
+    return len(points) * float(_objective(_vector(law)[None], _logs(points), FREE)[0])
 
 
-def _logs(points: Points) -> Float[Tensor, "3 R"]:
-    if len(points) < 6 or not np.isfinite(points).all() or (points <= 0).any():
-        raise RequestError(f"a fit of five constants needs at least 6 runs of positive size, data and loss; "
+def _logs(points: Points, prior: Prior = FREE) -> Float[Tensor, "3 R"]:
+    least = 4 if prior.strength else 6
+    if len(points) < least or not np.isfinite(points).all() or (points <= 0).any():
+        raise RequestError(f"a fit of five constants needs at least {least} runs of positive size, data and loss; "
                            f"there are {len(points)}")
     return torch.tensor(points, dtype=torch.float64).log().T
 
 
-def _objective(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float,
+def _objective(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: Prior,
                delta: float = HUBER) -> Float[Tensor, "S"]:
     """Mean Huber loss for each row (alpha, beta, e, a, b); A = exp a, and so on, added up as a log-sum-exp."""
     alpha, beta, e, a, b = (column[:, None] for column in x.T)
     n, d, loss = logs
     guess = torch.stack(torch.broadcast_tensors(a - alpha * n, b - beta * d, e)).logsumexp(0)
     miss = torch.nn.functional.huber_loss(guess, loss.expand_as(guess), delta=delta, reduction="none").mean(1)
-    return miss + prior * ((x[:, :2] - 0.35) ** 2).sum(1)
+    return miss + prior(x)
 
 
-def _polish(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: float,
+def _polish(x: Float[Tensor, "S 5"], logs: Float[Tensor, "3 R"], prior: Prior,
             delta: float = HUBER) -> Float[Tensor, "S 5"]:
     """L-BFGS from each row by itself (a joint line search would stop at the first row that is done)."""
     done = []

@@ -2,7 +2,7 @@
 
 Every public function in a file of this folder that is annotated `-> Run` is a recipe, named by the function; its
 docstring states the command, the CPU time and the score to expect. A user's own recipe is a YAML, TOML or JSON file
-with the fields of `Run`, and is named by its path wherever a recipe is asked for.
+with the fields of `Run` (or a plan.json), and is named by its path wherever a recipe is asked for.
 
     run, origins = resolve("llama", {"train.lr": 1e-3})
 """
@@ -44,6 +44,7 @@ def resolve(name: str, edits: Mapping[str, Any] | None = None) -> tuple[Run, dic
     path = Path(name).expanduser()
     if path.suffix in FILES or path.is_file():
         tree = read_file(path)
+        tree = tree["run"] if isinstance(tree.get("run"), dict) else tree      # a plan, which says what to train
         run, source, given = from_dict(Run, {"name": path.stem, **tree}), f"file {name}", set(flat(tree))
     else:
         if name not in recipes():

@@ -25,6 +25,7 @@ from meristem.core.run import Run
 
 if TYPE_CHECKING:                       # `meristem list` reads this folder and must not pay for torch
     from meristem.corpus.store import Corpus
+    from meristem.plan.budget import Budget
     from meristem.plan.plan import Plan, Rate
 
 STATE, PLAN = "quickstart.json", "plan.json"
@@ -32,6 +33,8 @@ SMALLEST = 60.0                         # seconds; below it compiling and scorin
 BYTES_PER_SECOND = 100_000              # of corpus for each second of budget: more than training can read in that time
 VOCAB = 4096
 TASKS = ("bits_per_byte", "function_bodies", "parses_as_python")
+PILOTS = 6                              # tiny runs before a long one
+PILOT_RATE = 0.15                       # of peak, by so small models
 VALIDATION_TOKENS = 1 << 17             # a validation's, in train.sources
 COMPILE_SECONDS = 20.0
 FULL_ITEMS = 240.0                      # seconds of budget from which every task is asked its full count of items
@@ -89,9 +92,11 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     ledger = _open(out, {"paths": [str(p.resolve()) for p in paths], "budget_seconds": budget_seconds}, fresh, progress)
     corpus = _corpus(paths, out, budget_seconds, ledger, progress)
     run = _plan(corpus, out, budget_seconds, edits or {}, rate, ledger, progress)
+    from meristem.plan import history
     from meristem.train.run import pretrain
     with ledger.stage("pretrain"):
         base = pretrain(run, out / "base", progress=progress, allow_drift=True)
+    history.settle(base, out / PLAN)
     fill = _adapt(run, base, out, budget_seconds, edits or {}, ledger, progress)
     limit = limit or (0 if budget_seconds >= FULL_ITEMS else max(24, int(0.3 * budget_seconds)))
     with ledger.stage("evaluate"):
@@ -104,17 +109,34 @@ def quickstart(paths: Sequence[Path], out: Path, budget_seconds: float, *, fresh
     return {**facts, "summary": summary(facts)}
 
 
-def make_plan(corpus: "Corpus", seconds: float, *, rate: "Rate | None" = timed, progress: Progress = SILENT) -> "Plan":
-    """The plan for training on `corpus` for so many seconds on this machine; `rate` times shapes, None guesses."""
+def make_plan(corpus: "Corpus", budget: "Budget | float", *, rate: "Rate | None" = timed, pilots: int = 0,
+              price: float = 0.0, grid: str = "world", progress: Progress = SILENT) -> "Plan":
+    """The plan for training on `corpus` for a budget (a number: seconds) on this machine; `rate` times shapes, None
+    guesses.
+
+    `pilots`: tiny runs on this corpus that the forecast rests on, 4 to 8; 0 = the package's own law; -1 = as many as
+    the corpus keeps, else six of them where they take at most a twentieth of the time.
+    """
     from meristem.core import machine
     from meristem.data.shards import tokenise
     from meristem.plan import plan
+    from meristem.plan.budget import Budget
+    from meristem.train import pilots as tiny
     from meristem.train.run import codec_of
     part = Part("bpe", {"vocab": VOCAB})
     codec = codec_of(part, corpus, progress)
     shards = tokenise(corpus, codec, progress)
+    text, here = plan.Text.of(corpus, shards, codec, part), machine.measured()
+    asked = (budget if isinstance(budget, Budget) else Budget(seconds=budget)).priced(price)
+    if pilots < 0:
+        kept = tiny.there(corpus, codec.vocab)
+        cheap = tiny.FLOPS / (PILOT_RATE * here.peak) < 0.05 * asked.seconds
+        pilots = min(kept, len(tiny.SET)) if kept >= tiny.LEAST else PILOTS if cheap or asked.flops > 20 * tiny.FLOPS \
+            else 0
+    template = replace(plan.TEMPLATE, train=replace(plan.TEMPLATE.train, dtype=here.best_dtype))
+    law = tiny.law_of(text, corpus, template, pilots, progress).to_law() if pilots else None
     progress.stage("plan")
-    return plan.make(seconds, plan.Text.of(corpus, shards, codec, part), machine.measured(), rate)
+    return plan.make(asked, text, here, rate, law=law, price=price, grid=grid)
 
 
 def summary(facts: Mapping[str, Any]) -> str:

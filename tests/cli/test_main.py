@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from meristem.cli.common import clock, seconds
+from meristem.cli.common import clock
 from meristem.cli.main import VERBS
 from meristem.core.errors import RequestError
+from meristem.plan.budget import duration
 
 HELP_ALL = """
 import contextlib, io, json, sys
@@ -86,13 +87,13 @@ def test_a_closed_pipe_is_no_failure() -> None:
 @pytest.mark.parametrize(("text", "value"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("300", 300), ("1.5h", 5400),
                                              ("2 min", 120)])
 def test_durations(text: str, value: float) -> None:
-    assert seconds(text) == value
+    assert duration(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "five", "5x", "-3s", "1h 5", "s", "5m5", "1e3"])
 def test_no_durations(text: str) -> None:
     with pytest.raises(RequestError, match="is not a duration"):
-        seconds(text)
+        duration(text)
 
 
 def test_clock() -> None:

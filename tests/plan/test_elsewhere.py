@@ -7,7 +7,7 @@ from meristem.core.errors import RequestError
 from meristem.nn.linear import compute_in
 from meristem.nn.quantise import quantise
 from meristem.plan.cost import RUNTIME, on_meta
-from meristem.plan.elsewhere import days, device_hours, fit, named
+from meristem.plan.elsewhere import days, device_hours, fit, named, training
 from tests.models import parity
 
 GB = 10**9
@@ -66,3 +66,19 @@ def test_llamas_training_time() -> None:
     assert days(1_022_362, 2048) == pytest.approx(20.80, abs=0.005)
     assert device_hours(1.4e12, 380) == pytest.approx(1_022_362, rel=2e-3)
     assert sum(p.numel() for p in on_meta(named("llama-65b")).parameters()) == 65_285_660_672
+
+
+@pytest.mark.parametrize(("size", "tokens", "hours", "mwh"), [
+    ("llama-7b", 1.0e12, 82_432, 36), ("llama-13b", 1.0e12, 135_168, 59), ("llama-33b", 1.4e12, 530_432, 233),
+    ("llama-65b", 1.4e12, 1_022_362, 449)])
+def test_llamas_device_hours_lie_within_the_estimate(size, tokens, hours, mwh):
+    """E12: Touvron et al. 2023, table 15, A100-80GB; expected within a quarter."""
+    found = training(named(size), tokens, "a100-sxm-80gb", price=2.0)
+    assert found.hours[1] < hours < found.hours[2] and found.hours[0] == pytest.approx(hours, rel=0.25)
+    assert found.megawatt_hours[1] < mwh < found.megawatt_hours[2] and found.dollars[0] == 2 * found.hours[0]
+    assert training(named(size), tokens, "tpu-v5e").megawatt_hours is None
+
+
+def test_an_estimate_is_words():
+    lines = training(named("llama-65b"), 1.4e12, "a100-sxm-80gb").explain(2048)
+    assert lines[0] == "5.69e+23 FLOPs" and any(line.startswith("days on 2,048 devices: ") for line in lines)

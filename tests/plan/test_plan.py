@@ -15,6 +15,7 @@ from meristem.core.machine import Machine
 from meristem.core.run import Run, Train
 from meristem.models import llama
 from meristem.plan import plan as planning
+from meristem.plan.budget import Budget, parse
 from meristem.plan.plan import SHAPES, Plan, Shape, Text, make, predicted_share, recipe
 from meristem.plan.scaling import HOFFMANN, Law
 
@@ -56,7 +57,7 @@ def test_a_plan_fits_its_budget_and_more_time_forecasts_less_loss(seconds):
 def test_the_choice_is_the_best_of_all_shapes():
     plan = make(600, TEXT, MACHINE, law=LAW)
     search = planning.Search(TEXT, MACHINE, LAW, Run("x"))
-    assert plan.bits_per_byte == min(search.option(s, 600).loss for s in SHAPES)
+    assert plan.bits_per_byte == min(search.option(s, Budget(seconds=600)).loss for s in SHAPES)
 
 
 def test_the_rate_that_was_measured_sets_the_steps():
@@ -170,6 +171,30 @@ def test_the_step_law_by_hand(tokens, batch_tokens):
     assert run.train.steps == tokens // batch_tokens
     inside = 6 * (256 * 256 * 3 + 3 * 256 * 704)
     assert run.train.lr == pytest.approx(min(0.02, 1.79 * inside**-0.713 * tokens**0.307), rel=0.01)
+
+
+def test_flops_are_spent_and_a_loss_is_reached_in_the_least_time():
+    flops = make(Budget(flops=1e14), TEXT, MACHINE, law=LAW)
+    assert flops.flops == pytest.approx(1e14, rel=0.03) and flops.budget_seconds == 0 < flops.seconds
+    best = make(flops.seconds, TEXT, MACHINE, law=LAW).bits_per_byte
+    assert best < flops.bits_per_byte, "in the same time a wider model, which reaches more of the peak, has more FLOPs"
+    aim = make(Budget(loss=best), TEXT, MACHINE, law=LAW)
+    assert aim.bits_per_byte == pytest.approx(best, abs=2e-3) and aim.seconds < 1.1 * flops.seconds
+    search = planning.Search(TEXT, MACHINE, LAW, planning.TEMPLATE)
+    assert len(search.options(Budget(loss=best))) < len(SHAPES), "the smallest never get there"
+    with pytest.raises(RequestError, match="the law's floor is 0.550"):
+        make(Budget(loss=0.5), TEXT, MACHINE, law=LAW)
+    with pytest.raises(RequestError, match="try --budget '.* FLOPs'"):
+        make(Budget(flops=1e9), TEXT, MACHINE, law=LAW)
+
+
+def test_money_is_time_at_a_price_and_energy_has_a_range():
+    plan = make(parse("$3"), TEXT, MACHINE, law=LAW, price=1.5)
+    assert plan.seconds == pytest.approx(7200, rel=0.01) and plan.dollars == pytest.approx(3, rel=0.01)
+    assert plan.watt_hours_low < plan.watt_hours < plan.watt_hours_high and plan.grams > 0
+    assert any("dollars" in line for line in plan.explain()) and make(600, TEXT, MACHINE, law=LAW).dollars is None
+    with pytest.raises(RequestError, match="--price"):
+        make(parse("3 dollars"), TEXT, MACHINE, law=LAW)
 
 
 def test_a_plan_is_json_and_words():

@@ -16,6 +16,7 @@ from meristem.plan.scaling import (
     KAPLAN_TOKENS,
     Law,
     Power,
+    Prior,
     bootstrap,
     effective,
     fit,
@@ -132,7 +133,7 @@ def test_a_prior_tames_a_short_ladder():
     rng = np.random.default_rng(1)
     n, d = (g.ravel() for g in np.meshgrid([4e5, 1e6, 3e6], [2e6, 6e6, 2e7]))
     loss = np.array([true.loss(*x) for x in zip(n, d, strict=True)]) * np.exp(rng.normal(0, 0.01, 9))
-    law = fit(np.stack([n, d, loss], 1), unit="bits/byte", prior=1e-3)
+    law = fit(np.stack([n, d, loss], 1), unit="bits/byte", prior=Prior())
     assert law.alpha == pytest.approx(0.35, abs=0.1) and law.beta == pytest.approx(0.35, abs=0.1)
     assert law.loss(1e7, 6e7) == pytest.approx(true.loss(1e7, 6e7), rel=0.05) and law.unit == "bits/byte"
 
