@@ -19,6 +19,7 @@ MeshText = Annotated[str, typer.Option("--mesh", help="Processes and what they d
                                                       "train.mesh).", show_default=False)]
 DeviceName = Annotated[str, typer.Option(help="An accelerator: h100-sxm, a100-sxm-80gb, tpu-v4, ...",
                                          show_default=False)]
+PAINTS = ("diffusion", "image_tokens", "unclip")               # objectives whose models paint
 
 
 def pretrain(
@@ -54,7 +55,7 @@ def pretrain(
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
     if dry_run:
         return rehearse(run, device, price)
-    return examine(run, folder) if check else execute(run, folder, fresh, allow_drift, source)
+    return examine(run, folder) if check else execute(run, folder, fresh, allow_drift, source, planned(recipe))
 
 
 def meshed(edits: list[str] | None, mesh: str) -> list[str]:
@@ -105,22 +106,50 @@ def requested(recipe: str, words: list[str], out: Path | None, source: Path | No
     return edit(from_dict(Run, read_file(source / "recipe.json")), changes), (out or source).expanduser()
 
 
-def execute(run: "Run", folder: Path, fresh: bool, allow_drift: bool, source: Path | None = None) -> Answer:
-    """Train, watched; the answer is result.json and what to do next."""
+def planned(recipe: str) -> Path | None:
+    """The plan file (meristem plan --out) that a recipe is the name of, or None."""
+    import json
+    path = Path(recipe).expanduser()
+    try:
+        return path if path.suffix == ".json" and "nats_per_token" in json.loads(path.read_text()) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def execute(run: "Run", folder: Path, fresh: bool, allow_drift: bool, source: Path | None = None,
+            plan: Path | None = None) -> Answer:
+    """Train, watched; the answer is result.json and what to do next. A plan is kept beside, and scored at the end."""
+    import shutil
+
     from meristem.core.files import read_json
+    from meristem.plan import history
     from meristem.train.run import SKIPS
     from meristem.train.run import pretrain as train
     verb = "adapt" if run.adapt or run.base else "pretrain"
-    with resumable(shell("meristem", "pretrain", "--from", folder)), shown(verb) as progress:
-        train(run, folder, progress=progress, fresh=fresh, skips=source / SKIPS if source else None,
-              allow_drift=allow_drift)
+    try:
+        with resumable(shell("meristem", "pretrain", "--from", folder)), shown(verb) as progress:
+            train(run, folder, progress=progress, fresh=fresh, skips=source / SKIPS if source else None,
+                  allow_drift=allow_drift)
+    finally:
+        if plan and (folder / "recipe.json").is_file():
+            shutil.copyfile(plan, folder / history.PLAN)
+    settled = history.settle(folder)
     result = read_json(folder / "result.json")
     loss = f", validation loss {result['validation']:.4f}" if result.get("validation") is not None else ""
     if kept := result.get("forgetting"):
         loss += f"; the base's loss {kept['before']:.4f} -> {kept['after']:.4f} ({kept['rise']:+.4f}) on {kept['on']}"
-    judged = run.data.examples == "pictures" and run.objective.name in ("classify", "contrastive")
-    then = (shell("meristem", "evaluate", folder, "--corpus", run.data.corpus) if judged
-            else shell("meristem", "generate", folder, "def "))
+    if settled:
+        loss += f"\n{history.lines([settled])[0]}"
     model = folder / ("model" if (folder / "model").is_dir() else "adapter")
     return Answer({"run": str(folder), **result, "model": str(model)}, f"{model}: {result['step']} steps{loss}\n"
-                  f"next: {then}")
+                  f"next: {shell('meristem', *following(run, folder))}")
+
+
+def following(run: "Run", folder: Path) -> list[str | Path]:
+    """The words of the command that makes sense after a run: a model of pictures paints, or is judged."""
+    if run.data.examples not in ("pictures", "segments"):
+        return ["generate", folder, "def "]
+    if run.objective.name in PAINTS:
+        shown = ["--enlarge", "PICTURE"] if run.objective.fields.get("low") else []
+        return ["generate", folder, *shown, "--out", "grid.png"]
+    return ["evaluate", folder, "--corpus", run.data.corpus]

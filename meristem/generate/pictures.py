@@ -24,7 +24,7 @@ from meristem.generate.base import evaluating
 from meristem.generate.denoise import SAMPLERS, Said, agreeing, begun, guided
 from meristem.nn.noise import Schedule, Target
 
-How = Literal["new", "edit", "vary", "enlarge"]
+How = Literal["new", "edit", "vary", "enlarge", "begin"]
 Told = Callable[[Sequence[str]], dict[str, Tensor]]
 TOGETHER = 32                           # pictures painted at once
 
@@ -67,13 +67,13 @@ class Painter(Protocol):
         """What it can do."""
         ...
 
-    def paint(self, wish: Wish) -> Float[Tensor, "N C H W"]:
-        """One picture a text, fp32, between -1 and 1 or a little beyond."""
+    def paint(self, wish: Wish) -> Float[Tensor, "N *F C H W"]:
+        """One picture (or film of F frames) a text, fp32, between -1 and 1 or a little beyond."""
         ...
 
 
-def paint(painter: Painter, wish: Wish) -> Float[Tensor, "N C H W"]:
-    """The pictures of a wish, fp32 from -1 to 1; RequestError for what this painter cannot do."""
+def paint(painter: Painter, wish: Wish) -> Float[Tensor, "N *F C H W"]:
+    """The pictures or films of a wish, fp32 from -1 to 1; RequestError for what this painter cannot do."""
     if wish.how not in painter.hows:
         can = ", ".join(sorted(painter.hows))
         raise RequestError(f"this model cannot {wish.how} pictures; it can: {can}")
@@ -101,7 +101,8 @@ class Diffuser:
 
     `told(texts)` is what the network is given beside images and time; `shape` is [C, H, W] of what is denoised, whose
     numbers are kept within `limit` where that is not 0. A network that enlarges has `low`: the side of the small
-    picture, which it is shown, stretched, as further channels.
+    picture, which it is shown, stretched, as further channels; one that follows instructions (`edits`) is shown the
+    picture to be edited there.
     """
 
     network: nn.Module
@@ -113,6 +114,7 @@ class Diffuser:
     limit: float = 0.0
     autoencoder: Any = None
     low: int = 0
+    edits: bool = False
 
     @property
     def channels(self) -> int:
@@ -126,8 +128,8 @@ class Diffuser:
 
     @property
     def hows(self) -> frozenset[str]:
-        """A network that enlarges is always shown a small picture."""
-        return frozenset({"enlarge"}) if self.low else frozenset({"new", "edit", "vary"})
+        """A network that enlarges is always shown a small picture, one that edits the picture."""
+        return frozenset({"enlarge"} if self.low else {"edit"} if self.edits else {"new", "edit", "vary"})
 
     def paint(self, wish: Wish) -> Float[Tensor, "N C H W"]:
         """TOGETHER rows at a time."""
@@ -148,9 +150,10 @@ class Diffuser:
             return noise_of(wish.seed, rows, self.shape, f"noise {next(drawn)}").to(like)
 
         given = None if wish.image is None else self.given(wish.image).expand(len(rows), -1, -1, -1)
-        said = self.said(texts, wish, given if self.low else None)
+        shown = self.low > 0 or self.edits
+        said = self.said(texts, wish, given if shown else None)
         walked, steps = whole, min(wish.steps, whole.steps)
-        if given is not None and not self.low and wish.mask is None:
+        if given is not None and not shown and wish.mask is None:
             walked = replace(whole, steps=max(2, round(wish.strength * whole.steps)), of=whole.whole)
             steps = max(1, min(round(wish.strength * wish.steps), walked.steps))
             x = begun(wish.sampler, given, x, walked, steps)

@@ -22,7 +22,7 @@ from meristem.core import registry
 from meristem.core.config import from_dict, to_dict
 from meristem.core.errors import RequestError, nearest
 from meristem.core.files import committed, read_json, write_json
-from meristem.hub import quantised
+from meristem.hub import pixels, quantised
 from meristem.hub.cache import locate
 from meristem.hub.tensors import STEMS, Tensors, check, content_hash, write
 
@@ -62,6 +62,7 @@ def save(folder: Path, family: str, config: Any, module: nn.Module, codec: "Code
         # pad only here: in config.json it would stop the end token's embedding from being trained by transformers
         write_json(tmp / "generation_config.json", {**ends, "pad_token_id": end})
         write(tmp, tensors)
+        pixels.write(tmp, module)
         if codec:
             codec.save(tmp)
         if codec and chat:
@@ -91,6 +92,7 @@ def load(folder: str | Path, near: Path | None = None) -> Loaded:
         packed = quantised.Packed(tensors, said, entry, module, where / "config.json")
         state = packed.fill(entry.HF.restore(packed, module, tensors.where))
     _fill(module, state)
+    pixels.read(where, module)
     codec = _codec(where)
     if codec and codec.vocab > config.vocab:
         raise RequestError(f"{where}: the tokenizer has {codec.vocab} tokens, "

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from meristem.core.names import FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps
-from meristem.nn.attention import Attention, Reach
+from meristem.nn.attention import Attention, Reach, watched
 from meristem.nn.linear import Linear
 from meristem.nn.mlp import MLP, Activation, GatedMLP
 from meristem.nn.norm import LayerNorm
@@ -140,6 +140,12 @@ class Model(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def looks(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B heads Y X"]:
+        """How much each head of the class token looks at every patch in the last layer."""
+        shares = watched(self.blocks[-1].attn, lambda: self.features(images))    # type: ignore[arg-type]
+        rows = images.shape[2] // self.config.patch
+        return shares[:, :, 0, 1 + self.config.registers:].unflatten(-1, (rows, -1))
 
     def pool(self, features: Float[Tensor, "B T D"]) -> Float[Tensor, "B E"]:
         """The picture as one vector: the class token's, beside it in DINOv2 the mean of the patches' (appendix E.3)."""

@@ -66,6 +66,11 @@ class Cache:
         self.k[rows, :, positions] = k
         self.v[rows, :, positions] = v
 
+    def attend(self, q: Float[Tensor, "B T H K"], positions: Int[Tensor, "B T"], reach: Reach, *, scale: float,
+               bias: Float[Tensor, "*N H T S"] | None = None) -> Float[Tensor, "B T H K"]:
+        """What new queries at `positions` see of their rows (`cached`); other layouts of the slots do it otherwise."""
+        return cached(q, self, positions, reach, scale=scale, bias=bias)
+
     def keep(self, rows: Int[Tensor, "R"]) -> None:
         """Go on with only these rows (finished ones leave the batch)."""
         self.k, self.v = self.k[rows], self.v[rows]
@@ -121,7 +126,7 @@ class Attention(nn.Module):
         else:
             assert positions is not None
             cache.write(k, v, positions)
-            y = cached(q, cache, positions, self.reach, scale=self.scale, bias=bias)
+            y = cache.attend(q, positions, self.reach, scale=self.scale, bias=bias)
         if self.beside is not None:
             y = y + self.beside(self, q)
         return self.o(y.flatten(2))
@@ -147,6 +152,19 @@ class CrossAttention(nn.Module):
         """Attend to the `seen` places of the other sequence (None: all); a query that sees none gets zeros."""
         q = self.q(x).unflatten(-1, (-1, self.head_dim))
         return self.o(attend(q, *keys, Reach(causal=False), scale=self.scale, seen=seen).flatten(2))
+
+
+def watched(attention: Attention, call: Callable[[], object]) -> Float[Tensor, "B H T T"]:
+    """How much each place looked at each other one in a two-way layer while `call()` ran it: fp32, rows sum to 1."""
+    given: list[Tensor] = []
+    handle = attention.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    try:
+        call()
+    finally:
+        handle.remove()
+    q, k, _ = attention.project(given[-1], None, None)
+    k = k.repeat_interleave(attention.heads // attention.groups, 2)
+    return (torch.einsum("bthk,bshk->bhts", q.float(), k.float()) * attention.scale).softmax(-1)
 
 
 def two_way(module: nn.Module) -> bool:

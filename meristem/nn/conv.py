@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.nn.attention import Attention, Reach
+from meristem.nn.image import levelled
 from meristem.nn.linear import Entrance, Linear
 
 
@@ -31,6 +32,7 @@ class Stem(Conv, Entrance):
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O h w"]:
         """[B, in, H, W] -> [B, out, h, w] of type `compute`, channels last."""
+        x = levelled(x, self.levels)
         return super().forward(x.to(self.compute or x.dtype, memory_format=torch.channels_last))
 
 

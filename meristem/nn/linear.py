@@ -30,9 +30,14 @@ class Linear(nn.Linear):
 
 
 class Entrance:
-    """Where numbers enter a network; `compute` is the type they enter it in (None: their own)."""
+    """Where numbers enter a network; `compute` is the type they enter it in (None: their own).
+
+    Pictures lie between -1 and 1; `levels` are mean and deviation of each channel, of numbers from 0 to 1, by which
+    published weights want them normalised (None: 0.5 and 0.5, which is as they are).
+    """
 
     compute: torch.dtype | None = None
+    levels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 class Embedding(nn.Embedding, Entrance):

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meristem.nn.image import levelled
 from meristem.nn.linear import Entrance
 
 
@@ -31,6 +32,7 @@ class Patches(nn.Module, Entrance):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         """Patches row by row; pixels beyond the last whole patch are left out."""
+        images = levelled(images, self.levels)
         x = images if self.compute is None else images.to(self.compute)
         rows, columns = (n // self.size for n in x.shape[2:])
         x = x[:, :, :rows * self.size, :columns * self.size]

@@ -19,8 +19,10 @@ from meristem.core import registry
 from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
 from meristem.data.conversations import Reader
+from meristem.generate.looks import Looks, laid_over
 from meristem.generate.pictures import Painter
 from meristem.nn import moe
+from meristem.nn.image import between
 
 GIVEN = ("codec", "reader")             # arguments of objectives that a run knows and nobody sets
 
@@ -41,6 +43,22 @@ class Objective(nn.Module, abc.ABC):
         if "image" not in config:
             raise RequestError("this model sees no pictures; take one that does, or another data.examples")
         return config["image"], config["inputs"] if "inputs" in config else config["channels"]
+
+    @property
+    def frames(self) -> int:
+        """How many frames the films have that it is given."""
+        config = vars(self.model.config)
+        if config.get("frames", 1) < 2:
+            raise RequestError("this model sees no films; set model.frames, or take another data.examples")
+        return config["frames"]
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """The id that stands for a picture among words, and how many such tokens a picture takes."""
+        config = vars(self.model.config)
+        if "image_token" not in config:
+            raise RequestError("this model reads no pictures among words; take model.name=llava or flamingo")
+        return config["image_token"], config["image_tokens"]
 
     def prepare(self, batch: Batch) -> Batch:
         """Corrupt, mask or add noise. Runs without gradients, before `weight` is asked."""
@@ -63,11 +81,16 @@ class Objective(nn.Module, abc.ABC):
         """The model's config as it is written at the end: with what only the trained weights tell, if anything."""
         return config
 
-    illustrates = False                 # whether `illustrate` shows something
+    @property
+    def illustrates(self) -> bool:
+        """Whether `illustrate` shows something."""
+        return isinstance(self.model, Looks)
 
     def illustrate(self, batch: Batch) -> UInt8[Tensor, "N C H W"]:
-        """Pictures of what the model makes of some rows."""
-        raise RequestError("this objective shows no pictures")
+        """Pictures of what the model makes of some rows: here where it looks, where it can say that."""
+        if not isinstance(self.model, Looks):
+            raise RequestError("this objective shows no pictures")
+        return laid_over(batch["images"], self.model.looks(between(batch["images"])).mean(1))
 
     def weight(self, batch: Batch) -> Tensor:
         """How many terms the loss sums over (scalar); the trainer divides by the total over micro-batches and ranks."""

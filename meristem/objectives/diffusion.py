@@ -4,9 +4,11 @@ Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 1; targets and sched
 Hang et al. 2023, https://arxiv.org/abs/2303.09556 (`gamma`); learned variance: Nichol & Dhariwal 2021,
 https://arxiv.org/abs/2102.09672, equation 16 (a model with twice the outputs). With `autoencoder` a folder, images are
 latents (Rombach et al. 2021). Conditions: a row's label, or with `text` a folder, its caption through that text tower,
-both frozen; a share `drop` of the rows goes without, for guidance (Ho & Salimans 2022). With `low` the model enlarges:
-it is shown the picture at that side, stretched, as further channels (Saharia et al. 2021, https://arxiv.org/abs/
-2104.07636, section 2; model.inputs is then twice model.outputs).
+both frozen; a share `drop` of the rows goes without, for guidance (Ho & Salimans 2022). With model.inputs twice
+model.outputs the model is shown a picture as further channels: with `low` it enlarges what it is shown, the picture at
+that side, stretched (Saharia et al. 2021, https://arxiv.org/abs/2104.07636, section 2); with `edits` it does to a
+picture what the caption says (Brooks et al. 2022, https://arxiv.org/abs/2211.09800, section 3.2, without its second
+guidance), from rows of data.examples=edits.
 
     meristem pretrain diffusion data.corpus=PICTURES objective.target=velocity
 """
@@ -35,7 +37,7 @@ class Diffusion(Objective):
 
     def __init__(self, model: nn.Module, target: Target = "noise", schedule: str = "linear", steps: int = 1000,
                  zero_snr: bool = False, gamma: float = 0.0, drop: float = 0.1, autoencoder: str = "", text: str = "",
-                 low: int = 0, codec: Codec | None = None):
+                 low: int = 0, edits: bool = False, codec: Codec | None = None):
         super().__init__(model)
         try:
             self.schedule = Schedule(schedule, steps, zero_snr=zero_snr)        # type: ignore[arg-type]
@@ -47,12 +49,13 @@ class Diffusion(Objective):
         if target == "velocity" and schedule == "flow":
             raise RequestError("objective.target=velocity belongs to schedules of steps; with flow take flow")
         self.target: Target = target
-        self.gamma, self.drop, self.low = gamma, drop, low
+        self.gamma, self.drop, self.low, self.edits = gamma, drop, low, edits
         c = vars(model.config)
         self.classes, self.learned = c.get("classes", 0), c["outputs"] == 2 * c["inputs"]
-        if (c["inputs"] == 2 * c["outputs"]) != bool(low) or (low and autoencoder):
-            raise RequestError("a model with twice as many inputs as outputs enlarges pictures: give both that and "
-                               "objective.low, the side of the small ones, and no autoencoder")
+        if (c["inputs"] == 2 * c["outputs"]) != bool(low or edits) or (low and (edits or autoencoder)):
+            raise RequestError("a model with twice as many inputs as outputs enlarges or edits pictures: give both "
+                               "that and either objective.low, the side of the small ones (and no autoencoder), or "
+                               "objective.edits=true")
         if bool(text) != (c.get("cross", 0) > 0 and not c.get("embedding", 0)):
             raise RequestError("a model with model.cross attends to a text: give both that and objective.text=FOLDER")
         # Tuples, because a module that is an attribute would be saved with the model.
@@ -72,9 +75,14 @@ class Diffusion(Objective):
         """Side and channels before the autoencoder, where there is one."""
         side, channels = super().picture
         if self.autoencoder is None:
-            return side, channels // 2 if self.low else channels
+            return side, channels // 2 if self.shown else channels
         c = self.autoencoder.config
         return side * c.shrink, c.inputs
+
+    @property
+    def shown(self) -> bool:
+        """Whether the model sees a picture beside the noisy one."""
+        return self.low > 0 or self.edits
 
     @property
     def autoencoder(self) -> Any:
@@ -88,9 +96,7 @@ class Diffusion(Objective):
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw times and noise; images become latents, captions vectors, and some conditions are dropped."""
-        images = between(batch["images"])
-        if self.autoencoder is not None:
-            images = self.autoencoder.encode(images).float()
+        images = self.encoded(batch["images"])
         rows = len(images)
         steps = torch.randint(0, self.schedule.steps, (rows,))
         dropped = torch.rand(rows) < self.drop
@@ -110,7 +116,17 @@ class Diffusion(Objective):
             made["condition"] = self.text.text.features(tokens)
         if self.low:
             made["beside"] = stretched(images, self.low, images.shape[-1])
+        if self.edits:
+            if "before" not in batch:
+                raise RequestError("what is edited? set data.examples=edits, with a corpus of pictures before and "
+                                   "after")
+            made["beside"] = self.encoded(batch["before"])
         return made
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """Pictures between -1 and 1, or their latents."""
+        images = between(images)
+        return images if self.autoencoder is None else self.autoencoder.encode(images).float()
 
     def no_caption(self, codec: Codec | None) -> Tensor:
         """The tokens of an empty caption [T]; end tokens where there is no codec to ask."""
@@ -127,10 +143,10 @@ class Diffusion(Objective):
         elif self.text is not None:
             assert self.codec is not None, "captions need a codec"
             told = by_caption(self.text.text, self.codec)
-        channels = c.inputs // 2 if self.low else c.inputs
+        channels = c.inputs // 2 if self.shown else c.inputs
         return Diffuser(self.model, told, self.schedule, self.target, (channels, c.image, c.image),
                         "euler" if self.schedule.kind == "flow" else "dpm_solver",
-                        1.0 if self.autoencoder is None else 0.0, self.autoencoder, self.low)
+                        1.0 if self.autoencoder is None else 0.0, self.autoencoder, self.low, self.edits)
 
     @property
     def reads(self) -> Literal["", "labels", "captions"]:
@@ -149,7 +165,7 @@ class Diffusion(Objective):
         a, s = self.schedule.scales(batch["time"].long())
         noisy = add(batch["images"], batch["noise"], a, s)
         told = ["labels"] * (self.classes > 0) + ["condition"] * (self.text is not None)
-        if self.low:
+        if self.shown:
             noisy = torch.cat([noisy, batch["beside"]], 1)
         return {"images": noisy, "time": batch["time"], **{key: batch[key] for key in told}}
 

@@ -58,8 +58,6 @@ class Segment(Objective):
     """Summed over prompts; facts: `iou` of the mask that the model itself ranks first, `quality` how far it errs there.
     """
 
-    illustrates = True
-
     def __init__(self, model: nn.Module, rounds: int = 4, focal: float = 5.0, boxes: float = 0.5):
         super().__init__(model)
         if "decoder_heads" not in vars(model.config):
@@ -112,6 +110,11 @@ class Segment(Objective):
         points[:, :, place], signs[:, :, place] = where, torch.where(at(truth, where), OBJECT, AWAY)
         return {**batch, "points": points, "signs": signs, "drafts": draft,
                 "drafted": torch.ones_like(batch["drafted"])}
+
+    @property
+    def illustrates(self) -> bool:
+        """Always."""
+        return True
 
     def illustrate(self, batch: Batch) -> UInt8[Tensor, "N 3 H W"]:
         """The mask that answers a click in the middle of the first object of each row, laid over its picture."""

@@ -43,12 +43,15 @@ FLAT, PATIENCE = 0.02, 100              # a spread below this for so many steps 
 
 
 class Standard(nn.Module):
-    """Batch normalisation by the rows of this call, without weights (Ioffe & Szegedy 2015, equation 1)."""
+    """Batch normalisation by the rows of this call, all processes' together, without weights (Ioffe & Szegedy 2015,
+    equation 1)."""
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """[..., D] -> [..., D], each column with mean 0 and deviation 1; the arithmetic in fp32."""
         rows = x.float().flatten(0, -2)
-        return ((x - rows.mean(0)) * (rows.var(0, correction=0) + 1e-5).rsqrt()).to(x.dtype)
+        mean = parallel.mean(rows.mean(0))
+        spread = parallel.mean((rows - mean).square().mean(0))
+        return ((x - mean) * (spread + 1e-5).rsqrt()).to(x.dtype)
 
 
 class Head(nn.Module):
@@ -78,7 +81,7 @@ class SelfDistillation(Objective):
     `look` are fields of `data.views.Look` for all views, and `small`, the area of the `local` ones of half the side.
     `temperature` is the teacher's; `momentum` the share of the teacher that a step keeps. `standard`: batch norms in
     the heads, which make the answers to different pictures differ from the first step on (DINO, appendix C), so that
-    short runs learn; micro-batches and processes then have means of their own.
+    short runs learn; micro-batches then have means of their own.
     """
 
     def __init__(self, model: nn.Module, prototypes: int = 512, hidden: int = 512, narrow: int = 64,
@@ -158,7 +161,7 @@ class SelfDistillation(Objective):
         each = -(hid * (output["patch"] / STUDENT).log_softmax(-1)).sum(-1) * masked
         ibot = (each.sum(-1) / masked.sum(-1).clamp(min=1)).mean(1).sum()
         vectors = output["vectors"]
-        koleo = sum((spread_out(vectors[:, g]) for g in range(GLOBAL)), torch.zeros(())) / GLOBAL
+        koleo = sum((spread_out(vectors[:, g].contiguous()) for g in range(GLOBAL)), torch.zeros(())) / GLOBAL
         known = F.normalize(parallel.gather(output["known"][:, 0].contiguous()), dim=-1)
         spread = (1 - known.mean(0).square().sum()).clamp(min=0).sqrt()
         if self.training:
@@ -218,11 +221,14 @@ def balanced(logits: Float[Tensor, "N K"], real: Float[Tensor, "N"], rounds: int
     return q
 
 
-def spread_out(x: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """KoLeo: the sum over rows of -log of the distance to the nearest other one, on the unit sphere; 0 for one row."""
-    if len(x) < 2:
-        return x.new_zeros(())
+def spread_out(x: Float[Tensor, "b D"]) -> Float[Tensor, ""]:
+    """KoLeo: the sum over rows here of -log of the distance to the nearest other one, wherever that is, on the unit
+    sphere; 0 for one row."""
     x = F.normalize(x, dim=-1)
+    others = parallel.gather(x)
+    if len(others) < 2:
+        return x.new_zeros(())
+    mine = parallel.rank() + parallel.count() * torch.arange(len(x))
     with torch.no_grad():
-        nearest = (x @ x.T).fill_diagonal_(-2.0).argmax(1)
-    return -((x - x[nearest]).norm(dim=-1) + 1e-8).log().sum()
+        nearest = (x @ others.T).scatter(1, mine[:, None], -2.0).argmax(1)
+    return -((x - others[nearest]).norm(dim=-1) + 1e-8).log().sum()

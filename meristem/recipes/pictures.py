@@ -27,14 +27,15 @@ def clip() -> Run:
     """Two towers that put a picture and its caption in one place; for captions that repeat: objective.together=true.
 
     Command: `meristem pretrain clip data.corpus=PICTURES --out runs/clip`, then `meristem evaluate runs/clip --corpus
-    PICTURES --tasks zero_shot,retrieval`. CPU time: 7.5 minutes of wall time on a shared core. Expected (emoji in five
-    skin tones, n 220 unseen combinations, seed 0): own caption first in 84 % (nearest training picture: 82 %).
+    PICTURES --tasks zero_shot,retrieval`. CPU time: 0.8 minutes, with the edits below 4.6. Expected (emoji in five skin
+    tones, n 220 unseen combinations, seed 0): own caption first in 89 %, and in 97 % with model.image=48 model.patch=6
+    train.context=20 train.steps=500 train.batch=256 (nearest training picture: 83 %).
     """
     return Run(
         name="clip",
         model=Part("clip", {"image": 32, "patch": 8, "project": 64, "text": TOWER, "vision": TOWER}),
         objective=Part("contrastive", {}), data=Data(codec=WORDS, examples="pictures"),
-        train=Train(steps=600, batch=128, context=16, lr=1e-3, warmup=50))
+        train=Train(steps=400, batch=128, context=16, optimizer="muon", lr=1e-2, warmup=20))
 
 
 def autoencoder() -> Run:

@@ -30,7 +30,10 @@ Rows = list[dict[str, Any]]             # parameter groups as torch.optim takes 
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every matrix update is orthogonalised; matrices of one shape go through one batched product."""
+    """Momentum whose every matrix update is orthogonalised; matrices of one shape go through one batched product.
+
+    A convolution's kernels [O, I, k, k] are one matrix of O rows, as its product is (Jordan's own rule).
+    """
 
     def __init__(self, params: Iterable[nn.Parameter] | Rows, lr: float, momentum: float = 0.95,
                  weight_decay: float = 0.0):
@@ -43,7 +46,7 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[(min(p.shape[-2:]), max(p.shape[-2:]))].append(p)
+                    alike[min(matrix(p)[-2:]), max(matrix(p)[-2:])].append(p)
             for (rows, columns), params in alike.items():
                 updates = []
                 for p in params:
@@ -53,14 +56,21 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(p)
                     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     update = divided.whole(p.grad.lerp(state["momentum"], group["momentum"]))        # Nesterov
-                    update = update if p.shape[-2] == rows else update.mT
+                    update = update.reshape(matrix(p))
+                    update = update if matrix(p)[-2] == rows else update.mT
                     updates.append(update.reshape(-1, rows, columns).bfloat16())         # experts come stacked
                 scale = 0.2 * math.sqrt(columns) * group["lr"]
                 moves = orthogonal(torch.cat(updates)).float().split([len(u) for u in updates])
                 for p, move in zip(params, moves, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    move = (move if p.shape[-2] == rows else move.mT).reshape(p.shape)
+                    move = (move if matrix(p)[-2] == rows else move.mT).reshape(p.shape)
                     p.sub_(divided.part(move, p), alpha=scale)         # each process makes all of it
+
+
+def matrix(p: Tensor) -> tuple[int, ...]:
+    """The shape in which a weight is one matrix, or several that are stacked."""
+    kernels = p.ndim == 4 and p.shape[-1] == p.shape[-2]
+    return (p.shape[0], p[0].numel()) if kernels else tuple(p.shape)
 
 
 def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:

@@ -70,8 +70,8 @@ def pipeline_of(folder: Path) -> Pipeline:
     painter = objective.painter()
     if not isinstance(painter, Diffuser) or not isinstance(objective, Diffusion):
         raise RequestError(f"{folder} is no run of diffusion; only those have a layout in diffusers")
-    if painter.low:
-        raise RequestError("diffusers has no layout for a model that enlarges pictures this way")
+    if painter.low or painter.edits:
+        raise RequestError("diffusers has no layout for a model that is shown a picture this way")
     family = from_dict(Run, read_json(folder.expanduser() / "recipe.json")).model.name
     return Pipeline(family, painter.network, painter.schedule, painter.target, painter.usual, painter.limit,
                     painter.autoencoder, objective.text, objective.codec if objective.text is not None else None,

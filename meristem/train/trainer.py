@@ -34,6 +34,7 @@ from meristem.train.processes import One
 
 Facts = dict[str, Any]
 Hook = Callable[["Trainer", Facts], None]
+SHAPES = 64                             # kernels of one function, for as many shapes of its input
 
 
 class Interrupted(BaseException):
@@ -222,6 +223,7 @@ def compile_regions(objective: Objective) -> None:
     before it (a planned run left its log at step 41 when it was replayed; docs/log.md).
     """
     torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = SHAPES              # at 8, torch's own, a U-Net's ninth block stayed eager
     inside: set[nn.Module] = set()
     every = [module for network in (objective.model, *objective.beside) for module in network.modules()]
     for module in every:

@@ -34,6 +34,11 @@ def test_a_run_paints_while_it_trains(made: Path) -> None:
     assert grid.shape == (3, 38, 38) and (grid[:, :2] == 255).all()            # 4 of the validation split, 2 x 2
 
 
+def test_what_follows_a_run_fits_it(run, made: Path) -> None:
+    for name, words in (("painter", "--out grid.png"), ("large", "--enlarge PICTURE --out grid.png")):
+        assert run("pretrain", "--from", made / name).out.endswith(f"next: meristem generate {made / name} {words}\n")
+
+
 def test_pictures_of_a_class(run, made: Path, tmp_path: Path) -> None:
     words = ["generate", made / "painter", "red circle", "--steps", "2", "--count", "5", "--out"]
     facts = run(*words, tmp_path / "a.png", "--json").json

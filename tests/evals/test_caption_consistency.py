@@ -12,6 +12,7 @@ from meristem.core.progress import SILENT
 from meristem.corpus.store import Corpus
 from meristem.data import scenes
 from meristem.evals.base import Item
+from meristem.evals.judge import Judge
 from meristem.evals.subject import NoText, Subject
 from meristem.evals.tasks import caption_consistency
 from meristem.evals.tasks.caption_consistency import CaptionConsistency
@@ -45,9 +46,9 @@ class Painter:
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> CaptionConsistency:
     monkeypatch.setattr(caption_consistency, "open_painter", lambda folder: Painter())
-    monkeypatch.setattr(CaptionConsistency, "classifier", lambda self: SimpleNamespace(module=(j := ByColour()),
-                                                                                       config=j.config))
-    return CaptionConsistency()
+    module = ByColour()
+    monkeypatch.setattr(Judge, "loaded", SimpleNamespace(module=module, config=module.config))
+    return CaptionConsistency(judge=Path("judge"))
 
 
 class Rows:
@@ -73,7 +74,7 @@ def test_the_share_is_that_of_right_pictures(task: CaptionConsistency, tmp_path:
 
 
 def test_labels_that_the_judge_does_not_know_are_not_asked(task: CaptionConsistency) -> None:
-    assert not CaptionConsistency(split="validation").items(Rows(), NoText(), 100, 0)       # type: ignore[arg-type]
+    assert not CaptionConsistency(split="validation", judge=task.judge).items(Rows(), NoText(), 100, 0)       # type: ignore[arg-type]
 
 
 def test_beside_chance_stand_the_real_pictures(task: CaptionConsistency, tmp_path: Path) -> None:

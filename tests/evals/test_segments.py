@@ -13,6 +13,8 @@ from meristem.core.progress import SILENT
 from meristem.corpus.store import Corpus
 from meristem.data.objects import make
 from meristem.data.segments import Mapped
+from meristem.evals.base import Item
+from meristem.evals.judge import crops
 from meristem.evals.run import evaluate
 from meristem.evals.segments import SIDE, by_picture, ellipse, flood, pieces, pieces_of
 from meristem.evals.subject import NoText, Subject
@@ -136,6 +138,30 @@ def test_average_precision_by_hand() -> None:
     assert precisions([one, other], "masks", 0.8, 3).tolist() == pytest.approx([0.5, 0.4, 0.0])
     nothing = (masks[:0], torch.zeros(0), truth, [0, 1])
     assert precisions([nothing], "boxes", 0.5, 2).tolist() == [0.0, 0.0]
+
+
+def test_kinds_are_told_apart_by_a_judge(tmp_path: Path) -> None:
+    task = DETECTION.reading(tmp_path)
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, :4, :4] = masks[1, 4:, 4:] = masks[2, :2, 6:] = True
+    items = [Item("p", f"p#{n}", name) for n, name in enumerate(("star", "heart on a star", "star"))]
+    one = (masks, torch.tensor([0.9, 0.8, 0.7]), masks, [0, 1, 2])
+    found = task.outcome([one], [["star", "heart", "star"]], items)
+    share = [0.5, 1.0, 0.5]                                    # two stars and a heart: each kind counts the same
+    assert found.values["detection_named_masks_map"] == found.weights["detection_named_boxes_ap50"] == share
+    wrong = task.outcome([one], [["star", "star", "star"]], items)
+    assert wrong.values["detection_named_masks_ap50"] == pytest.approx([0.5, 0.0, 0.5 * 2 / 3])
+    assert wrong.values["detection_masks_ap50"] == [1.0] * 3 and len(task.metrics) == 8 and len(DETECTION.metrics) == 4
+
+
+def test_a_crop_is_the_square_around_a_mask() -> None:
+    pixels = np.zeros((1, 20, 20), dtype=np.uint8)
+    pixels[0, 4:14, 6:16] = 200
+    shown = crops(pixels, torch.from_numpy(pixels > 0), 26)[0, 0]              # 13 pixels a side, doubled
+    assert shown.shape == (26, 26) and (shown[4:22, 4:22] == 200).all() and shown[0].max() == 0
+    edge = np.zeros((1, 1, 20, 20), dtype=bool)[0]
+    edge[0, :2, :2] = True
+    assert crops(pixels + 7, torch.from_numpy(edge), 4)[0].max() == 7
 
 
 def test_detection_of_a_model_that_knows_the_objects(corpus: Corpus) -> None:

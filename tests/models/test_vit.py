@@ -90,3 +90,15 @@ def test_a_setting_that_would_change_the_result_is_refused(tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     with pytest.raises(RequestError, match="qkv_bias = False is not supported"):
         hf.load(tmp_path)
+
+
+@torch.no_grad()
+def test_where_it_looks(tmp_path: Path) -> None:
+    name, fields, _ = CASES["registers"]
+    model = parity.theirs(f"{name}Model", f"{name}Config", **fields, attn_implementation="eager")
+    model.save_pretrained(tmp_path)
+    images = pictures(28, 42)
+    found = hf.load(tmp_path).module.looks(images)
+    want = model(images, output_attentions=True).attentions[-1][:, :, 0, 4:]
+    assert found.shape == (2, 4, 4, 6) and not found.requires_grad
+    parity.close(found.flatten(2), want)

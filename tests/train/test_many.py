@@ -14,9 +14,10 @@ from meristem.core.errors import MachineError, RequestError
 from meristem.core.mesh import Mesh
 from meristem.core.run import Train
 from meristem.data.loader import batch_of
+from meristem.models import vit
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
-from meristem.train import hooks, many
+from meristem.train import divided, hooks, many
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.many import spread
 from meristem.train.mesh import connect, join, refuse_uneven
@@ -170,6 +171,24 @@ def contrasted(mesh: str) -> list[float]:
     return [*numbers, hooks.validate(objective, rest, processes)]
 
 
+def distilled(mesh: str) -> list[float]:
+    """Losses and norms of a student that learns from its teacher, by answers balanced over the whole batch; then the
+    teacher's weights in one number."""
+    config = Train(steps=4, batch=8, lr=0.01, warmup=1, dtype="float32", mesh=mesh)
+    torch.manual_seed(5)
+    model = vit.Model(vit.Config(kind="dinov2", image=8, patch=4, dim=16, layers=1, heads=2))
+    objective = make("self_distillation", model, {"prototypes": 8, "hidden": 16, "narrow": 8, "local": 1,
+                                                  "standard": True, "momentum": 0.5})
+    processes = spread(objective, config, join(Mesh.of(mesh))) if mesh else One()
+    images = torch.randint(0, 256, (4, 8, 3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    trainer = Trainer(objective, lambda step: [{"images": images[step], "weight": torch.ones(8)}], config,
+                      processes=processes)
+    numbers: list[float] = []
+    trainer.hooks.append(lambda t, facts: numbers.extend((facts["loss"], facts["spread"], facts["grad_norm"])))
+    trainer.fit()
+    return [*numbers, sum(float(divided.whole(p).abs().sum()) for p in objective.teacher.parameters())]
+
+
 def validated() -> list[float]:
     """The loss over batches of which the last cannot be shared by two; and the whole model's weights in one number."""
     trainer = trainer_of("dp=2", "llama", steps=3)
@@ -183,7 +202,7 @@ def everything(cases: list[tuple[str, str, dict]], folder: str) -> dict[str, Any
     """All that two processes are asked, in one start of them."""
     return {"runs": [run(mesh, family, **train) for mesh, family, train in cases],
             "on": go_on("dp=2", folder, 7) + go_on("tp=2", folder, 10),
-            "pairs": contrasted("dp=2"),
+            "pairs": contrasted("dp=2"), "distilled": distilled("dp=2"),
             "nan": one_bad_number(), "weights": one_bit("weights"), "rows": one_bit("rows"), "validated": validated()}
 
 
@@ -241,6 +260,11 @@ def test_one_two_and_one_process_in_turn_make_one_run(two):
 
 def test_rows_that_are_compared_with_all_others_see_those_of_the_other_process(two):
     assert two[0]["pairs"] == two[1]["pairs"] == pytest.approx(contrasted(""), abs=1e-5)
+
+
+def test_a_student_and_its_teacher_are_divided(two):
+    alone = distilled("")
+    assert two[0]["distilled"] == two[1]["distilled"] == pytest.approx(alone, rel=1e-4) and len(set(alone)) == 13
 
 
 def test_a_bad_number_in_one_process_is_refused_by_all(two):

@@ -47,6 +47,18 @@ def test_muon_moves_as_torch_muon_does():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)          # both orthogonalise in bf16
 
 
+def test_muon_takes_the_kernels_of_a_convolution_as_one_matrix():
+    torch.manual_seed(0)
+    kernels = torch.nn.Parameter(torch.randn(6, 4, 3, 3))
+    flat, stacked = torch.nn.Parameter(kernels.detach().flatten(1)), torch.nn.Parameter(torch.randn(1, 4, 4, 6))
+    gradient, before = torch.randn(6, 4, 3, 3), stacked.detach().clone()
+    kernels.grad, flat.grad, stacked.grad = gradient, gradient.flatten(1), torch.randn(1, 4, 4, 6)
+    Muon([kernels, flat, stacked], lr=0.02).step()
+    assert torch.equal(kernels.flatten(1), flat)               # a table of places on a grid is no convolution
+    moves = torch.linalg.svdvals((stacked.detach() - before)[0] / (0.02 * 0.2 * 6**0.5))
+    assert moves.shape == (4, 4) and float(moves.min()) > 0.5 and float(moves.max()) < 1.3
+
+
 def test_muon_takes_the_matrices_and_adamw_the_rest():
     objective = small()
     adam, muon = Optimizer(objective, Train(optimizer="muon")).parts

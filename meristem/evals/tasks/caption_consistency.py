@@ -11,10 +11,8 @@ of the real pictures, which bounds it. DALL-E's and unCLIP's own scores were peo
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from meristem.codecs.base import Codec
@@ -23,10 +21,10 @@ from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
-from meristem.evals.pictures import Seen, apply, shape
+from meristem.evals.judge import Judge
+from meristem.evals.pictures import Seen, shape
 from meristem.evals.subject import Subject
 from meristem.generate.pictures import Wish, paint
-from meristem.hub import hf
 from meristem.train.painting import as_bytes, open_painter
 
 ON_REQUEST = True
@@ -79,7 +77,7 @@ class CaptionConsistency:
         """Chance, and what the judge makes of the real pictures."""
         chance = 1 / len(self.labels())
         guess = Outcome({self.name: [chance] * len(items)}, {self.name: [1.0] * len(items)}, [])
-        side, channels = shape(self.classifier().module)
+        side, channels = shape(self.classifier().loaded.module)
         real = Seen.of(corpus, self.split, side, channels)
         place = {name: row for row, name in enumerate(real.ids)}
         said = self.named(real.rows([place[item.group] for item in items]).pixels)
@@ -90,31 +88,20 @@ class CaptionConsistency:
         """The real pictures stand among the baselines."""
         return {}
 
-    def classifier(self) -> hf.Loaded:
+    def classifier(self) -> Judge:
         """The judge; RequestError without one."""
         if self.judge is None:
             raise RequestError(f"who judges? write {self.name}=FOLDER, a classifier of pictures that was trained on "
                                "other pictures with all labels")
-        loaded = hf.load(self.judge)
-        if vars(loaded.config).get("head") != "image":
-            raise RequestError(f"{self.judge} is no classifier of pictures (meristem pretrain vit)")
-        return loaded
+        return Judge(self.judge)
 
     def labels(self) -> tuple[str, ...]:
         """What the judge tells apart."""
-        return tuple(self.classifier().config.labels)
+        return self.classifier().labels
 
     def named(self, pixels: UInt8[np.ndarray, "N C H W"]) -> list[str]:
         """The label that the judge sees in each picture."""
-        judge = self.classifier()
-        side, _ = shape(judge.module)
-
-        def logits(images: torch.Tensor) -> Any:
-            if images.shape[-1] != side:
-                images = torch.nn.functional.interpolate(images, (side, side), mode="bicubic", antialias=True)
-            return judge.module(images)
-
-        return [judge.config.labels[i] for i in apply(judge.module, logits, pixels).argmax(1).tolist()]
+        return self.classifier().named(pixels)
 
 
 def outcome(name: str, items: Sequence[Item], said: list[str]) -> Outcome:
