@@ -108,7 +108,8 @@ def main() -> None:
                                   ("chosen", "rejected")])).reshape(-1, 2)
     table["reward model"] = share(scores[:, 0] - scores[:, 1])
     for loss in given.losses:
-        run = pretrain(edit(recipes()["dpo"](), {**more, "objective.loss": loss, "train.lr": given.lr}), given.out / loss)
+        run = pretrain(edit(recipes()["dpo"](), {**more, "objective.loss": loss, "train.lr": given.lr}),
+                       given.out / loss)
         mean = loss not in REFERENCED
         after = per_token(run, test, mean) - (0 if mean else first[False])
         log = read_log(run / "log.jsonl")

@@ -127,13 +127,14 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--part", choices=("questions", "functions"))
     parser.add_argument("--every", type=int, default=3, help="of the library's modules every so many-th")
+    parser.add_argument("--limit", type=int, default=600, help="functions, at most")
     parser.add_argument("--tiny", action="store_true", help="a few rows, words alone, to see that it runs")
     a = parser.parse_args()
     encoder = None if a.tiny else encoder_of(a.encoder)
     for part in [a.part] if a.part else ["questions", "functions"]:
         start = time.process_time()
         found = questions(a.data, encoder, 40 if a.tiny else 10_000) if part == "questions" else functions(
-            encoder, a.every, 20 if a.tiny else 600)
+            encoder, a.every, 20 if a.tiny else a.limit)
         record(f"retrieval-{part}{'-tiny' * a.tiny}", {
             **found, "cpu_minutes": (time.process_time() - start) / 60})
 
