@@ -17,12 +17,16 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from meristem.core.errors import MeristemError, RequestError
 from meristem.core.files import digest_bytes, write_json
 
+if TYPE_CHECKING:
+    import torch
+
 SIZE = 1024                             # rows of the measured matrix product: rates are flat from 512 to 2,048
+LARGE = 8192                            # of the matrices that fill a GPU
 SWEEP = 1 << 28                         # bytes read per bandwidth sample: far beyond any last-level cache's share
 WINDOW = 0.4                            # seconds of each rate, its first samples are the warm-up
 FASTEST = 0.1                           # a peak is what the fastest tenth of the samples reach: neighbours only slow
@@ -64,6 +68,23 @@ def set_threads(count: int | None = None) -> int:
     import torch
     torch.set_num_threads(count or threads())
     return torch.get_num_threads()
+
+
+def device() -> "torch.device":
+    """Where a run computes: this process's GPU (LOCAL_RANK of torchrun) where torch finds one, else the CPU."""
+    import torch
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(place)
+    return place
+
+
+def accelerator() -> dict[str, str]:
+    """{"device": name} of the GPU that a run computes on; {} on the CPU."""
+    import torch
+    place = device()
+    return {} if place.type == "cpu" else {"device": torch.cuda.get_device_name(place)}
 
 
 def memory() -> int:
@@ -121,7 +142,7 @@ def cpu_name() -> str:
 
 def measured(fresh: bool = False) -> Machine:
     """This machine's rates, from the cache folder or measured now (`fresh=True` measures again)."""
-    key = digest_bytes(cpu_name(), str(threads()), str(memory()), _version("torch"))[:16]
+    key = digest_bytes(cpu_name(), str(threads()), str(memory()), _version("torch"), *accelerator().values())[:16]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(base) / "meristem" / f"machine-{key}.json"
     if not fresh:
@@ -146,15 +167,16 @@ def measure() -> Machine:
     installation, and runs at "136 % of peak".
     """
     import torch
-    before = torch.get_num_threads()
+    before, place = torch.get_num_threads(), device()
+    size = SIZE if place.type == "cpu" else LARGE
     set_threads()
     try:
         rates = {}
         for dtype in (torch.bfloat16, torch.float32):
-            a, b = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
-            out = torch.empty(SIZE, SIZE, dtype=dtype)
-            rates[dtype] = 2 * SIZE**3 / _seconds(functools.partial(torch.mm, a, b, out=out))
-        block = torch.ones(SWEEP // 4)
+            a, b = (torch.randn(size, size).to(place, dtype) for _ in range(2))
+            out = torch.empty(size, size, dtype=dtype, device=place)
+            rates[dtype] = 2 * size**3 / _seconds(functools.partial(torch.mm, a, b, out=out))
+        block = torch.ones(SWEEP // 4, device=place)
         bandwidth = SWEEP / _seconds(block.sum)
     finally:
         torch.set_num_threads(before)
@@ -179,13 +201,17 @@ def refuse_float16() -> None:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Seconds of one call, at the fastest tenth of a window's calls."""
+    """Seconds of one call, at the fastest tenth of a window's calls; what is queued on a GPU is waited for."""
+    import torch
+    finish = torch.cuda.synchronize if torch.cuda.is_available() else int
     work()
+    finish()
     took: list[float] = []
     begun = time.perf_counter()
     while len(took) < 3 or time.perf_counter() - begun < WINDOW:
         start = time.perf_counter()
         work()
+        finish()
         took.append(time.perf_counter() - start)
     return sorted(took)[int(FASTEST * len(took))]
 

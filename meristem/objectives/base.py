@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
@@ -30,11 +31,27 @@ GIVEN = ("codec", "reader")             # arguments of objectives that a run kno
 class Objective(nn.Module, abc.ABC):
     """Base class: owns `model`; subclasses give `inputs` and `score`, and the rest where they need it."""
 
+    anywhere = True                     # False: it asks networks while it prepares, so it stays on the CPU
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         self.routed = moe.layers(model)
+        self.register_forward_pre_hook(_here)
         self.beside: tuple[nn.Module, ...] = ()                # frozen networks asked like the model, to the same bits
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Objective":
+        """A frozen network kept in a tuple, so that it is not saved, moves with the others."""
+        for value in vars(self).values():
+            for held in value if isinstance(value, tuple) else ():
+                if isinstance(held, nn.Module):
+                    held._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.model.parameters()).device
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -137,6 +154,12 @@ def twin(model: nn.Module) -> nn.Module:
     policy must equal its reference to the bit at the first step. Hold it in a tuple, so that it is not saved.
     """
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
+
+
+def _here(objective: Any, given: tuple[Batch]) -> tuple[Batch]:
+    """A batch is made on the CPU, its random numbers the same everywhere, and scored where the weights are."""
+    device = objective.device
+    return ({key: value.to(device, non_blocking=True) for key, value in given[0].items()},)
 
 
 def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None,

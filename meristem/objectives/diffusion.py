@@ -71,6 +71,11 @@ class Diffusion(Objective):
         self.blank = self.no_caption(codec) if text else None
 
     @property
+    def anywhere(self) -> bool:         # type: ignore[override]
+        """In pixels and without captions no other network is asked."""
+        return not any(self.frozen) and type(self) is Diffusion
+
+    @property
     def picture(self) -> tuple[int, int]:
         """Side and channels before the autoencoder, where there is one."""
         side, channels = super().picture

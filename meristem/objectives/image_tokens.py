@@ -26,6 +26,8 @@ from meristem.objectives.next_token import NextToken, log_probs
 class ImageTokens(NextToken):
     """Summed over rows; facts: `words` and `cells`, the nats a caption token and an image token (sums over rows)."""
 
+    anywhere = False
+
     def __init__(self, model: nn.Module, autoencoder: str = "", share: float = 1 / 8, drop: float = 0.1,
                  clip: str = ""):
         super().__init__(model)

@@ -45,9 +45,8 @@ class Masked(Objective):
         self.rate, self.static, self.mask = rate, static, codec.marks["mask"]
         words = whole_word and isinstance(codec, Fast)
         starts = torch.from_numpy(codec.starts()) if words else torch.ones_like(special)
-        self.register_buffer("special", special, persistent=False)
-        self.register_buffer("starts", starts, persistent=False)
-        self.register_buffer("ordinary", (~special).nonzero()[:, 0], persistent=False)
+        # not buffers: batches are prepared on the CPU
+        self.special, self.starts, self.ordinary = special, starts, (~special).nonzero()[:, 0]
 
     def prepare(self, batch: Batch) -> Batch:
         """tokens [B, T+1] corrupted; places [B, K] where, hidden [B, K] what stood there, weight [B, K] 0 if unused.
@@ -56,14 +55,14 @@ class Masked(Objective):
         """
         tokens, device = batch["tokens"][:, :-1], batch["tokens"].device
         rows, length = tokens.shape
-        text = (batch["weight"] > 0) & ~self.special[tokens]                       # type: ignore[index]
+        text = (batch["weight"] > 0) & ~self.special[tokens]
         keys = torch.randint(1 << 62, (rows,), device=device)
         if self.static:
             keys = fingerprint(tokens) + keys % self.static
-        places, used = choose(text, self.starts[tokens], uniform(keys, length, 0), self.rate)  # type: ignore[index]
+        places, used = choose(text, self.starts[tokens], uniform(keys, length, 0), self.rate)
         hidden = tokens.gather(1, places)
         what = uniform(keys, length, 1).gather(1, places)
-        other = self.ordinary[(uniform(keys, length, 2).gather(1, places) * len(self.ordinary)).long()]  # type: ignore
+        other = self.ordinary[(uniform(keys, length, 2).gather(1, places) * len(self.ordinary)).long()]
         new = torch.where(what < MASKED, self.mask, torch.where(what < RANDOM, other, hidden))
         corrupted = tokens.scatter(1, places, torch.where(used, new, hidden))
         return {**batch, "tokens": torch.cat([corrupted, batch["tokens"][:, -1:]], 1), "places": places,

@@ -27,6 +27,8 @@ from meristem.objectives.base import Objective
 class Prior(Objective):
     """Summed over pictures: the mean squared error a number of the normalised vector."""
 
+    anywhere = False
+
     def __init__(self, model: nn.Module, clip: str = "", schedule: str = "cosine", steps: int = 1000, drop: float = 0.1,
                  codec: Codec | None = None):
         super().__init__(model)

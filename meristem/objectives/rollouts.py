@@ -50,6 +50,8 @@ class Rollouts(Objective):
     clock: Tensor                       # steps since the first
     rolled_seed: Tensor                 # of the answers at hand
 
+    anywhere = False
+
     def __init__(self, model: nn.Module, reader: Reader | None, reward: str | rewards.Check, group: int, length: int,
                  temperature: float, beta: float, epochs: int, minibatches: int):
         super().__init__(model)

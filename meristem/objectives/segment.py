@@ -81,10 +81,12 @@ class Segment(Objective):
         if rounds:
             model = cast(Promptable, self.model)
             with torch.no_grad():
-                seen = model.encode(images)
+                here = self.device
+                seen = model.encode(images.to(here))
                 for n in range(rounds):
-                    output = model.decode(seen, *(made[key] for key in ("points", "signs", "drafts", "drafted")))
-                    made = self.click(made, output, 2 + n)
+                    asked = (made[key].to(here) for key in ("points", "signs", "drafts", "drafted"))
+                    masks_, quality = model.decode(seen, *asked)
+                    made = self.click(made, (masks_.cpu(), quality.cpu()), 2 + n)
         return made
 
     def first(self, masks: Bool[Tensor, "B P H W"]) -> tuple[Tensor, Tensor]:

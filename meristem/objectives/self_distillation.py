@@ -154,7 +154,7 @@ class SelfDistillation(Objective):
     def score(self, output: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What both say -> (summed loss, sums of its parts)."""
         count, masked = len(output["cls"]), batch["masked"].to(output["cls"].device)
-        everything = torch.ones(output["taught"].shape[:2], dtype=torch.bool)
+        everything = torch.ones(output["taught"].shape[:2], dtype=torch.bool, device=masked.device)
         target = self._target(output["taught"], everything, 0)
         dino = views_loss(target, output["cls"]).sum()
         hid = self._target(output["taught_patch"], masked, 1)
@@ -198,7 +198,7 @@ class SelfDistillation(Objective):
         """What the student is to say, [B, ..., K]: the teacher's answers, balanced; 0 where they are not `real`."""
         if self.centre == "sinkhorn":
             rows, kept = parallel.gather(logits), parallel.gather(real.float())
-            mine = parallel.rank() + parallel.count() * torch.arange(len(logits))
+            mine = parallel.rank() + parallel.count() * torch.arange(len(logits), device=logits.device)
             return balanced(rows.flatten(0, -2) / self.temperature, kept.flatten()).view(rows.shape)[mine]
         middle = self.middle[which] if self.centre == "mean" else 0.0           # type: ignore[index]
         return ((logits - middle) / self.temperature).softmax(-1)
@@ -207,7 +207,7 @@ class SelfDistillation(Objective):
 def views_loss(target: Float[Tensor, "B G K"], said: Float[Tensor, "B V K"]) -> Float[Tensor, "B"]:
     """Mean cross-entropy of each large view's target with what is said of every other view."""
     each = -target @ (said / STUDENT).log_softmax(-1).mT                        # [B, G, V]
-    other = 1 - torch.eye(target.shape[1], said.shape[1])
+    other = 1 - torch.eye(target.shape[1], said.shape[1], device=said.device)
     return (each * other).sum((1, 2)) / other.sum()
 
 

@@ -17,6 +17,7 @@ import torch
 from meristem.core.progress import Progress
 from meristem.core.types import Batch
 from meristem.objectives.base import Objective
+from meristem.train.devices import resting
 from meristem.train.processes import One
 from meristem.train.trainer import Facts, Hook, Trainer
 
@@ -144,7 +145,7 @@ def grids(draw: Callable[[int], Path], every_steps: int, progress: Progress) -> 
     """Has `draw(step)` paint a grid of pictures every so many steps and at the last one, and says where it lies."""
     def hook(trainer: Trainer, facts: Facts) -> None:
         if trainer.step % every_steps == 0 or trainer.step == trainer.config.steps:
-            with trainer.optim.averaged():
+            with trainer.optim.averaged(), resting(trainer.objective):
                 progress.say(f"pictures of step {trainer.step}: {draw(trainer.step)}")
     return hook
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meristem.core import parallel
+from meristem.core import machine, parallel
 from meristem.core.errors import MeristemError, RequestError
 from meristem.core.mesh import AXES, Mesh
 from meristem.core.run import Train
@@ -139,7 +139,7 @@ def join(mesh: Mesh) -> World:
     """The world of a process group that exists already; the objectives' gathers (core.parallel) go through it."""
     from torch.distributed.device_mesh import init_device_mesh
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)    # two gathers are meant
-    world = World(mesh, dist.get_rank(), init_device_mesh("cpu", mesh.sizes, mesh_dim_names=AXES))
+    world = World(mesh, dist.get_rank(), init_device_mesh(machine.device().type, mesh.sizes, mesh_dim_names=AXES))
     parallel.share_rows({name: world.group(name) for name in ("rows", "data")})
     return world
 
@@ -162,7 +162,8 @@ def connect(train: Train) -> Iterator[World]:
     refuse_uneven(train, mesh)
     timeout = datetime.timedelta(seconds=max(TIMEOUT, 2 * train.hang_seconds))
     store, rank, count = meet(timeout)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timeout)
+    backend = "gloo" if machine.device().type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     try:
         world = join(mesh)
         yield world

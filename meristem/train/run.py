@@ -46,7 +46,7 @@ from meristem.objectives.base import Objective, make
 from meristem.objectives.reward import HEAD, WEIGHTS
 from meristem.plan.cost import BACKWARD, Cost, flops_of
 from meristem.plan.energy import Meter
-from meristem.train import adapted, groups, hooks, painting, preflight
+from meristem.train import adapted, devices, groups, hooks, painting, preflight
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
@@ -356,6 +356,7 @@ def trainer_of(parts: Parts, checkpoints: Checkpoints | Share | None = None, det
     In one process its regions are compiled when the recipe asks and this machine can; many compute eagerly.
     """
     t = parts.run.train
+    devices.settle(parts.objective)
     if t.recompute:
         recompute_blocks(parts.objective)
     if world.mesh.world > 1:
@@ -375,7 +376,7 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
         model, prompt = processes.model(parts.objective), first_prompt(held_out[0])
         if model is None:
             return ""
-        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"), devices.resting(model):
             if isinstance(model, EncoderDecoder):
                 return first_answer(parts, model)
             made = generate(model, [prompt], length=SAMPLE_TOKENS, temperature=0.8, top_p=0.95,
@@ -425,7 +426,8 @@ def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bo
              "mesh": str(Mesh.of(parts.run.train.mesh)),
              "base": parts.base_hash, "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
              "parameters": sum(p.numel() for p in model.parameters()),
-             "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "machine": machine.identity()}
+             "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+             "machine": {**machine.identity(), **machine.accelerator()}}
     path = folder / MANIFEST
     if not path.exists():
         write_json(path, {**facts, "drift": []})
@@ -452,7 +454,8 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float, pr
     model, t = parts.processes.model(parts.objective), parts.run.train
     if model is None:
         return
-    compute_in(model, None)
+    parts.objective.to("cpu")
+    compute_in(model.to("cpu"), None)
     parts.config = model.config = parts.objective.settled(parts.config, parts.held_out)
     whole: torch.nn.Module | None = model
     if parts.run.adapt:
