@@ -26,7 +26,7 @@ from meristem.recipes import resolve
 from meristem.train.run import pretrain
 
 VIT = {"model.image": 28, "model.patch": 7, "model.dim": 96, "model.layers": 3, "model.heads": 3}
-TUNED = {**VIT, "model.kind": "dinov2", "train.lr": 1e-3, "train.warmup": 20}
+TUNED = {**VIT, "model.kind": "dinov2", "train.optimizer": "muon", "train.lr": 1e-2, "train.warmup": 20}
 QUIET = {"train.compile": False, "train.context": 16, "train.batch": 64}
 LABELS = (10, 50, 200, 1000)
 
