@@ -6,7 +6,8 @@
 DATA holds sentence-polarity, clinc150, banking77 and pubmedqa. A Llama of 1.3 M parameters reads their training texts
 without any label; then for each method and seed 450 test questions of 15 of CLINC's intents (another 15 for each seed)
 and 500 film reviews are answered in words after the same number of steps. `tasks` adapts the one base to twelve tasks;
-`domain` reads medical abstracts; `templates` asks one adapted model in six ways. Interrupted, it goes on where it was.
+`domain` reads medical abstracts; `templates` asks one adapted model in eight ways. Interrupted, it goes on where it
+was.
 """
 import argparse
 import csv
@@ -27,6 +28,7 @@ from meristem.core.config import Part, edit
 from meristem.core.files import read_json
 from meristem.core.run import Data, Run, Train
 from meristem.corpus.labelled import labelled
+from meristem.evals.prompting import sweep
 from meristem.evals.statistics import wilson
 from meristem.evals.subject import Subject, prompt_ids
 from meristem.train.run import pretrain
@@ -46,7 +48,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "gated_prefix": {"adapt.name": "gated_prefix", "adapt.length": 36, "train.lr": 2e-2},
     "prefix": {"adapt.name": "prefix", "adapt.length": 36, "train.lr": 2e-2},
     "prompt": {"adapt.name": "prompt", "adapt.length": 36, "train.lr": 3e-2}}
-TEMPLATES = ("{}\nlabel: ", "review: {}\nlabel: ", "{}\nsentiment: ", "{} label: ", "{}\nIs it good? ", "label of {}: ")
+TEMPLATES = ("{}\nlabel: ", "review: {}\nlabel: ", "{}\nsentiment: ", "{} label: ", "{}\nIs it good? ", "label of {}: ",
+             "{}\nlabel:", "text: {}\nclass: ")
 Rows = list[tuple[str, str]]
 
 
@@ -142,14 +145,12 @@ def adapt(base: Path, corpus: Path, out: Path, edits: Mapping[str, Any], seed: i
             "process_seconds": time.process_time() - start}
 
 
-def answered(model: Path, corpus: Path, template: str = "", shots: int = 0) -> list[bool]:
+def answered(model: Path, corpus: Path, shots: int = 0) -> list[bool]:
     """Which test questions are answered with exactly the right words, greedily; `shots`: after worked examples."""
     subject = Subject.open(model)
     found = labelled(corpus)
     rows = [(d.fields["input"], d.fields["target"]) for d in found.documents("test")]
     before = "".join(d.fields["text"] for d in list(found.documents("train"))[:shots])
-    if template:
-        rows = [(template.format(text.removesuffix(TEMPLATES[0].format(""))), label) for text, label in rows]
     length = max(len(subject.codec.encode(label)) for _, label in rows) + 2
     made = subject.complete([prompt_ids(subject.codec, before + text, True) for text, _ in rows], length, 0.0, 0)
     return [subject.codec.decode(ids[ids != subject.codec.end]).split("\n")[0].strip() == label
@@ -223,16 +224,19 @@ def domain(data: Path, base: Path, out: Path, steps: int) -> dict[str, Any]:
 
 
 def templates(data: Path, base: Path, out: Path, steps: int) -> dict[str, Any]:
-    """One adapter, six wordings of the question: the first is the one it was trained on."""
+    """One adapter, eight wordings of the question: the first is the one it was trained on."""
     corpus = prepared(out / "film", film(data))
     folder = out / "runs" / "film-lora-0"
     adapt(base, corpus, folder, METHODS["lora"], 0, steps)
-    found = {t: answered(folder, corpus, t) for t in TEMPLATES}
-    shares = {t: share(sum(right), len(right)) for t, right in found.items()}
-    ordered = sorted(sum(right) / len(right) for right in found.values())
-    rows = {**shares, "best, median, worst": [ordered[-1], statistics.median(ordered), ordered[0]]}
-    print(json.dumps(rows))
-    return rows
+    subject = Subject.open(folder)
+    length = len(subject.codec.encode("positive")) + 2
+
+    def ask(prompts: list[str]) -> list[str]:
+        made = subject.complete([prompt_ids(subject.codec, text, True) for text in prompts], length, 0.0, 0)
+        return [subject.codec.decode(ids[ids != subject.codec.end]) for ids in made]
+    found = sweep(TEMPLATES, film(data)["test"], ask)
+    print(found.describe())
+    return {**{t: share(sum(hits), len(hits)) for t, hits in found.right.items()}, "summary": found.describe()}
 
 
 def main() -> None:
