@@ -26,7 +26,8 @@ from meristem.adapt import files
 from meristem.codecs.base import Codec, begin
 from meristem.codecs.chat import Chat, Message
 from meristem.core.errors import RequestError
-from meristem.generate import encode, infill
+from meristem.data.conversations import Reader
+from meristem.generate import encode, infill, seeing
 from meristem.generate.encode import Pooling
 from meristem.generate.pictures import Painter
 from meristem.generate.sampling import Sampling
@@ -104,15 +105,20 @@ class Model:
 
     def complete(self, prompts: Sequence[str], sampling: Sampling | None = None, *,
                  on_text: Callable[[int, str], None] | None = None, draft: "Model | None" = None,
-                 suffix: str | None = None, spm: bool = False) -> list[Completion]:
+                 suffix: str | None = None, spm: bool = False,
+                 images: Sequence[bytes] = ()) -> list[Completion]:
         """As `generate`, many prompts in a batch, with tokens, log-probabilities and why each one ended.
 
-        With a `suffix`, what belongs between each prompt and it, as in `infill`.
+        With a `suffix`, what belongs between each prompt and it, as in `infill`. `images` (PNG, JPEG, ...) stand before
+        each prompt, which is a question about them; RequestError for a model that does not see.
         """
         encode.one_way(self.module)
         sampling = sampling or CREATIVE
-        source = None
-        if isinstance(self.module, EncoderDecoder) and suffix is None:         # the prompt is what it reads
+        source: Any = None
+        if images:
+            shown = [[seeing.opened(self.module, raw) for raw in images]] * len(prompts)
+            rows, source = seeing.ask(self.module, Reader(self.codec), [{"input": p} for p in prompts], shown)
+        elif isinstance(self.module, EncoderDecoder) and suffix is None:         # the prompt is what it reads
             source = [np.append(ids, self.codec.end) for ids in self.codec.encode_batch(list(prompts))]
             rows = [np.array([self.config.start])] * len(source)
         elif suffix is None:
@@ -124,18 +130,24 @@ class Model:
                         draft=draft.module if draft else None, also=self.ends, source=source)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, *, tools: Sequence[Message] = (),
-             variables: Mapping[str, Any] | None = None, on_text: Callable[[str], None] | None = None) -> str:
+             variables: Mapping[str, Any] | None = None, on_text: Callable[[str], None] | None = None,
+             images: Sequence[bytes] = ()) -> str:
         """The assistant's answer to `messages`, {"role": ..., "content": ...}, rendered by the model's chat template.
 
         `tools` (JSON schemas) and further `variables` go to the template. Special tokens spelled out in a message are
-        ordinary text. RequestError for a model without a template, and for what the template does not take.
+        ordinary text. `images` stand, in their order, where a user's content, a list of {"type": "text", "text": ...}
+        and {"type": "image"}, has one. RequestError for a model without a template, and for what it does not take.
         """
         if self.template is None:
             raise RequestError(f"{self.folder} has no chat template: it completes text and does not converse; "
                                "use generate, or add the template that it was trained with as chat_template.jinja")
         ids, _ = self.template.encode(messages, tools=tools, generation_prompt=True, variables=variables)
-        sampling = sampling or CREATIVE
-        made = complete(self.module, self.codec, [ids], sampling, also=self.ends | self.template.ends,
+        sampling, source = sampling or CREATIVE, None
+        if images:
+            asked, reader = {"messages": messages, "tools": tools}, Reader(self.codec, self.template)
+            (ids,), source = seeing.ask(self.module, reader, [asked], [[seeing.opened(self.module, raw)
+                                                                        for raw in images]])
+        made = complete(self.module, self.codec, [ids], sampling, also=self.ends | self.template.ends, source=source,
                         on_text=on_text and (lambda row, piece: on_text(piece)))
         return whole(made[0], sampling).text
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from meristem.corpus.store import Corpus
 
 PICTURES = "pictures:"
+# KIND:FOLDER, and the file of meristem/data that reads it
+FOLDERS = {"robot": "demonstrations", "sprites": "sprites", "medicine": "medicine"}
 
 
 def curate(
@@ -64,6 +66,10 @@ def curate(
         if name in ("scenes", "looks", "gridworld", "clips", "objects", "digits", "strokes", "cues", "residues"):
             return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
+    kind, _, where = str(paths[0]).partition(":")
+    if kind in FOLDERS:
+        (source,) = inputs([Path(where)])
+        return _answer(importlib.import_module(f"meristem.data.{FOLDERS[kind]}").make(source, out.expanduser(), seed))
     if str(paths[0]).startswith(PICTURES):
         return _answer(_pictures(paths, out.expanduser(), seed))
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]

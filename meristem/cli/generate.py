@@ -57,6 +57,8 @@ def generate(
     avoid: Annotated[str, typer.Option(help="Pictures: what they should not show.")] = "",
     best_of: Annotated[int, typer.Option(help="Pictures: show the best of so many, where the model can judge.",
                                          min=1)] = 1,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture that the prompt is about, may be repeated; or "
+                                                          "that a film begins with.")] = None,
     segment: Annotated[Path | None, typer.Option(help="Masks of this picture: of everything, or of what --click and "
                                                       "--box say.", show_default=False)] = None,
     click: Annotated[list[str] | None, typer.Option(help="With --segment: x,y on the object; may be repeated.")] = None,
@@ -69,6 +71,8 @@ def generate(
 
     Example: meristem generate runs/diffusion "a red circle" --out grid.png
 
+    Example: meristem generate runs/llava "what colour is the circle?" --image scene.png --temperature 0
+
     Example: meristem generate runs/sam --segment photo.png --click 30,40 --out masks.png
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (no model there, a prompt longer than the context).
@@ -78,7 +82,8 @@ def generate(
         asked_for = segmenting.Prompted(segment, out, tuple(click or ()), tuple(away or ()), box)
         return segmenting.answer(model, asked_for)
     if out or painting.paints(model):
-        asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength)
+        asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength,
+                               image[0] if image else None)
         return painting.answer(model, asked, steps=steps, guidance=guidance, sampler=sampler, avoid=avoid, seed=seed,
                                temperature=1.0 if temperature is None else temperature, top_k=top_k, best_of=best_of)
     adapter = (model.expanduser() / "adapter_config.json").is_file()           # api.load finds its base
@@ -99,7 +104,7 @@ def generate(
         top_logprobs=logprobs, seed=seed)
     loaded = load(folder)
     done = loaded.complete([text], sampling, draft=load(guide) if guide else None, suffix=suffix,
-                           spm=spm)
+                           spm=spm, images=[_bytes(path) for path in image or ()])
     made = whole(done[0], sampling)
     facts: dict[str, Any] = {"model": str(folder), "prompt": text, "text": made.text, "seed": seed,
                              "tokens": len(made.tokens), "reason": made.reason}
@@ -107,7 +112,14 @@ def generate(
         decode = loaded.codec.decode
         facts["logprobs"] = [{"token": decode([token]), "logprob": p, "top": [[decode([t]), q] for t, q in top]}
                              for token, p, top in zip(made.tokens, made.logprobs, made.top, strict=True)]
-    return Answer(facts, text + made.text + (suffix or ""))
+    return Answer(facts, text + ("\n" if image else "") + made.text + (suffix or ""))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}") from None
 
 
 def _schema(path: Path) -> dict[str, Any]:

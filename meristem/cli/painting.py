@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from meristem.generate.pictures import How, Painter
 
 
+ENDINGS = (".png", ".gif")              # of pictures, of films
+
+
 @dataclass(frozen=True)
 class Asked:
     """The options that say what is painted and from which pictures."""
@@ -28,6 +31,7 @@ class Asked:
     variations: Path | None
     enlarge: Path | None
     strength: float
+    begin: Path | None = None           # the first frame of a film
 
 
 def paints(folder: Path) -> bool:
@@ -40,14 +44,16 @@ def paints(folder: Path) -> bool:
 
 def answer(folder: Path, asked: Asked, **more: Any) -> Answer:
     """Paint and write the grid; RequestError for pictures that cannot be read, or that the model cannot do."""
-    sources: dict[How, Path | None] = {"edit": asked.edit, "vary": asked.variations, "enlarge": asked.enlarge}
+    sources: dict[How, Path | None] = {"edit": asked.edit, "vary": asked.variations, "enlarge": asked.enlarge,
+                                           "begin": asked.begin}
     given = {kind: path for kind, path in sources.items() if path}
     if asked.out is None:
         raise RequestError("this model paints: say where to with --out grid.png")
-    if asked.out.suffix.lower() != ".png" or not asked.out.expanduser().absolute().parent.is_dir():
-        raise RequestError(f"--out {asked.out} is no PNG in a folder that is there; write --out grid.png")
+    if asked.out.suffix.lower() not in ENDINGS or not asked.out.expanduser().absolute().parent.is_dir():
+        raise RequestError(f"--out {asked.out} is no PNG (of films: GIF) in a folder that is there; write --out "
+                           "grid.png")
     if len(given) > 1:
-        raise RequestError("--edit, --variations and --enlarge are three requests; give one of them")
+        raise RequestError("--edit, --variations, --enlarge and --image are four requests; give one of them")
     if (asked.mask or asked.extend) and not asked.edit:
         raise RequestError("--mask and --extend say what of a picture is painted anew; give it with --edit")
     from meristem.api import painter as open_painter
@@ -61,7 +67,11 @@ def answer(folder: Path, asked: Asked, **more: Any) -> Answer:
         image = read(given[kind], 0 if kind == "enlarge" else painter.side, painter.channels)
         image, mask = place(image, asked, painter) if kind == "edit" else (image, None)
     wish = Wish(texts=(asked.text,) * asked.count, how=kind, image=image, mask=mask, strength=asked.strength, **more)
-    write_bytes(asked.out.expanduser(), as_grid(paint(painter, wish)))
+    made = paint(painter, wish)
+    if (ending := ENDINGS[made.ndim == 5]) != asked.out.suffix.lower():
+        raise RequestError(f"--out {asked.out}: this model paints {'films' if made.ndim == 5 else 'pictures'}; write "
+                           f"--out grid{ending}")
+    write_bytes(asked.out.expanduser(), as_grid(made))
     facts = {"model": str(folder), "prompt": asked.text, "out": str(asked.out), "count": asked.count, "how": kind,
              "side": painter.side, **more}
     return Answer(facts, f"{asked.out}: {asked.count} pictures of {painter.side} x {painter.side} pixels")

@@ -34,6 +34,7 @@ from meristem.core.errors import MachineError, RequestError
 FILE = "chat_template.jinja"
 FOLDER = "additional_chat_templates"    # NAME.jinja, where a model has several
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+IMAGE = "<|image|>"                     # where a picture stands, in templates of models that see
 CHATML = """{%- if tools %}
     {{- '<|im_start|>system\\nTools:\\n' }}
     {%- for tool in tools %}
@@ -54,7 +55,14 @@ CHATML = """{%- if tools %}
         {{- '<|im_end|>' }}
         {%- endgeneration %}
     {%- else %}
-        {{- message['content'] + '<|im_end|>' }}
+        {%- if message['content'] is string %}
+            {{- message['content'] + '<|im_end|>' }}
+        {%- else %}
+            {%- for part in message['content'] %}
+                {{- part['text'] if part['type'] == 'text' else '<|image|>' }}
+            {%- endfor %}
+            {{- '<|im_end|>' }}
+        {%- endif %}
     {%- endif %}
     {{- '\\n' }}
 {%- endfor %}

@@ -17,6 +17,8 @@
 | source | int64 [B, S] | ids that an encoder reads before the decoder writes `tokens` |
 | source_segments | int64 [B, S] | whose source a place is: seen by inputs of that segment; -1 is padding. Absent: one |
 | images | uint8 [B, C, H, W], float32 once prepared | pictures; prepared ones lie between -1 and 1 |
+| images, several a row | uint8 [B, P, C, H, W] | P pictures in the order of the row's text, blank where it has fewer |
+| images, of video | uint8 [B, F, C, H, W] | F frames in their order |
 | masks | bool [B, P, H, W] | where P objects of each picture are visible |
 | points | float32 [B, P, N, 2] | x and y in pixels of the points that prompt for each object |
 | signs | int64 [B, P, N] | what a point says: on the object or not, a corner of its box, nothing (nn.segment) |
@@ -29,6 +31,7 @@
 | embedding | float32 [B, E] | vectors of pictures in CLIP's space, of length 1 (unCLIP; its prior: as it sees them) |
 | caption | float32 [B, E] | vectors of captions in that space |
 | beside | float32 [B, C, H, W] | a picture that a diffusion model sees beside the noisy one: the small one, stretched |
+| known | bool [B, F] | which frames of a film a diffusion model is given clean |
 | noise | float32 [B, ...] | what was drawn for a row, added to its image or latent |
 | temperature | float32 [] | of what is drawn with that noise (dVAE) |
 

@@ -18,7 +18,7 @@ from typing import Any
 from meristem.core.errors import nearest
 
 Row = dict[str, Any]
-COLUMNS = ("messages", "tools", "prompt", "completion", "chosen", "rejected", "label", "answer")
+COLUMNS = ("messages", "images", "tools", "prompt", "completion", "chosen", "rejected", "label", "answer")
 OWN = ("messages", "prompt", "completion", "chosen", "rejected")       # a row with one of these is a dialogue
 ROLES = ("system", "developer", "user", "assistant", "tool")
 TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -27,7 +27,7 @@ TURN = re.compile(r"\n\n(Human|Assistant):")
 def is_dialogue(row: Row) -> bool:
     """Whether a row means to be one of the forms above, a misspelled column or two included."""
     return any(key in row for key in OWN) or (
-        not any(key in row for key in ("text", "input", "target", "words", "image"))
+        not any(key in row for key in ("text", "input", "target", "words", "image", "images", "action"))
         and any(nearest(str(key), OWN).startswith("did you mean") for key in row))
 
 
@@ -104,7 +104,11 @@ def _messages(messages: Any, whole: bool) -> str:
         if role not in ROLES:
             return f"message {number} has the role {role!r}; {nearest(str(role), ROLES)}"
         calls = role == "assistant" and message.get("tool_calls")
-        if not calls and not (isinstance(said, str) and said.strip()):
+        if role == "user" and isinstance(said, list):
+            if not said or not all(map(is_part, said)):
+                return (f'message {number} is a list of {{"type": "text", "text": ...}} and {{"type": "image"}}, '
+                        "at least one")
+        elif not calls and not (isinstance(said, str) and said.strip()):
             return f"message {number} ({role}) is empty"
         if role in ("system", "developer") and number:
             return f"message {number} is the {role}'s, which only comes first"
@@ -119,7 +123,18 @@ def _messages(messages: Any, whole: bool) -> str:
     return "" if before in ends else f"the last message is the {before}'s, and must be the {' or '.join(ends)}'s"
 
 
+def is_part(part: Any) -> bool:
+    """Whether a part of what a user says is a text, or says that a picture stands there."""
+    return isinstance(part, dict) and (part.get("type") == "image" or part.get("type") == "text"
+                                       and isinstance(part.get("text"), str))
+
+
+def words(content: str | list[Row]) -> str:
+    """The words of a message, whose content is a text or a list of texts and pictures."""
+    return content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
+
+
 def _whole(kept: Row, texts: Row) -> str:
     """What a row says, as one text: for vocabularies and look-ups."""
-    said = [kept["prompt"]] if "prompt" in kept else [m["content"] for m in kept["messages"] if m.get("content")]
+    said = [kept["prompt"]] if "prompt" in kept else [words(m["content"]) for m in kept["messages"] if m.get("content")]
     return "\n".join([*said, *texts.values()])

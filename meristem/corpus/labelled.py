@@ -6,6 +6,9 @@
     {"input": "reverse: abc", "target": "cba"}                                  # for encoder-decoders (data.pairs)
     {"image": "emoji/1f600.png", "text": "grinning face"}                       # a picture beside the file, a caption
     {"image": "a.png", "masks": "a.masks.png", "objects": [{"name": "dog", "regions": [1, 4]}]}     # what lies where
+    {"images": ["a.png", "b.png"], "input": "Are they equal?", "target": "no"}  # several, and a question about them
+    {"image": "a.png", "input": "push the red block", "action": [0.2, -1.0]}    # what a robot did: numbers of -1 .. 1
+    {"series": [1.0, 2.5, 2.0]}                                                 # numbers at equal times, null: unknown
     {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
     {"messages": [{"role": "user", "content": "Hi"}, ...]}                      # conversations (corpus.dialogues)
     {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}                        # which of two answers is better
@@ -28,9 +31,9 @@ from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.random import seed_of
 from meristem.corpus import dialogues, licence, pictures
-from meristem.corpus.store import FIELDS, LEDGER, SPLITS, SUMMARY, Corpus, line
+from meristem.corpus.store import FIELDS, LEDGER, NOTICE, SPLITS, SUMMARY, Corpus, line
 
-INSIDE = ("split", "file", "map")       # of a row while the corpus is made: where it goes, the files that it names
+INSIDE = ("split", "file", "files", "map")          # of a row while the corpus is made: its place, the files it names
 SHARE = 0.1                             # of the rows for test, and the same for validation
 Row = dict[str, Any]
 
@@ -93,7 +96,7 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
             for split, some in found.items():
                 lines = [line({key: row[key] for key in row if key not in INSIDE}) for row in some]
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-                if any("image" in row for row in some):
+                if any("image" in row or "images" in row for row in some):
                     pictures.write(folder / f"{split}.tar", _members(some, root))
             (folder / LEDGER).write_text("".join(_ledger(seen, left_out)), encoding="utf-8")
             sizes = {split: _size(some) for split, some in found.items()}
@@ -104,11 +107,18 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
                 "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)), "seen": _size(seen),
                 "kinds": {"labelled": total}, "licences": {rows[0]["licence"]: total}, "rules": ranges,
                 "dropped": {rule: {"documents": n, "bytes": 0} for rule, n in dropped.items() if n},
+                **_notice(root),
                 "labels": sorted({label for row in rows for label in row.get("labels", [row.get("label")])
                                   if isinstance(label, str) and label})})
     except OSError as error:
         raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}") from error
     return Corpus.open(out)
+
+
+def _notice(root: Path) -> Row:
+    """The line beside the rows that everything made of them must repeat, if there is one."""
+    path = root / NOTICE
+    return {"notice": path.read_text(encoding="utf-8").strip()} if path.is_file() else {}
 
 
 def _place(given: dict[str, Path], seed: int) -> tuple[list[Row], int]:
@@ -139,14 +149,17 @@ def _ledger(rows: list[Row], left_out: dict[str, Drop]) -> Iterator[str]:
 def _state(path: Path) -> str:
     """What a file holds; of the pictures that it names, or that a folder holds, names, sizes and dates."""
     root, text = (pictures.root_of(path), "" if path.is_dir() else files.digest(path))
-    named = [row.get(key) for _, row in _rows(path) if isinstance(row, dict) for key in ("image", "masks")]
+    rows = [row for _, row in _rows(path) if isinstance(row, dict)]
+    named = [name for row in rows for name in (row.get("image"), row.get("masks"), *listed(row))]
     found = [(name, (root / name).stat()) for name in named if isinstance(name, str) and (root / name).is_file()]
     return files.digest_bytes(text, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
 
 def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
-    """Picture, label map and caption of each row, for the split's tar."""
+    """Pictures, label map and caption of each row, for the split's tar."""
     for row in rows:
+        for name, file in zip(listed(row), row.get("files", ()), strict=True):
+            yield name, pictures.bytes_of({"image": file}, root)
         if "image" in row:
             yield row["image"], pictures.bytes_of(row, root, "file")
             if "map" in row:
@@ -179,9 +192,10 @@ def _read(path: Path) -> Iterator[Row]:
             made = dialogues.normal(row)
             if isinstance(made, str):
                 raise RequestError(f"{place}: {made}")
+            made |= _images(row, root, place)
             key = files.digest_bytes(json.dumps(made, sort_keys=True))
             yield {"id": key, "path": place.removeprefix(f"{path.parent}/"), "kind": "labelled", "licence": terms,
-                   **made}
+                   **made, **_named(row, key)}
             continue
         if problem := _problem(row):
             raise RequestError(f"{place}: {problem}")
@@ -190,12 +204,37 @@ def _read(path: Path) -> Iterator[Row]:
         kept |= {"text": " ".join(row["words"])} if "words" in row else {}
         kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
         kept |= {part: _digest(row, root, place, part) for part in ("image", "masks") if part in row and "image" in row}
-        kept |= {"text": row.get("text", "")} if "image" in row else {}
+        kept |= {"text": row.get("text", _said(row))} if {"image", "images", "action"} & row.keys() else {}
+        kept |= _images(row, root, place)
         key = files.digest_bytes(json.dumps(kept, sort_keys=True))
         more = {"file": row["image"], "image": key + Path(row["image"]).suffix.lower()} if "image" in row else {}
         more |= {"map": row["masks"], "masks": key + pictures.MASKS} if "masks" in row and "image" in row else {}
+        more |= _named(row, key)
         name = place.removeprefix(f"{path.parent}/")
         yield {"id": key, "path": name, "kind": "labelled", "licence": terms, **kept, **more}
+
+
+def listed(row: Mapping[str, Any]) -> list[str]:
+    """The names of a row's several pictures; [] where it has none or one."""
+    found = row.get("images")
+    return found if isinstance(found, list) else []
+
+
+def _images(row: Row, root: Path, place: str) -> Row:
+    """The hashes of several pictures, for the id of their row."""
+    return {"images": [_digest({"image": name}, root, place, "image") for name in listed(row)]} if listed(row) else {}
+
+
+def _named(row: Row, key: str) -> Row:
+    """What several pictures are called in the corpus, and the files that they are."""
+    names = [f"{key}.{n}{Path(name).suffix.lower()}" for n, name in enumerate(listed(row))]
+    return {"images": names, "files": listed(row)} if names else {}
+
+
+def _said(row: Row) -> str:
+    """The words of a row with a picture or an action: worked examples, a question, an answer."""
+    shots = [text for pair in row.get("shots", ()) for text in pair]
+    return "\n".join(text for text in (*shots, row.get("input", ""), row.get("target", "")) if text)
 
 
 def _digest(row: Row, root: Path, place: str, part: str) -> str:
@@ -210,8 +249,8 @@ def _problem(row: Any) -> str:
     """What is wrong with a row, or ""."""
     if not isinstance(row, dict):
         return "a row is an object with text and label"
-    if "image" in row:
-        return pictures.trouble(row)
+    if {"image", "images", "action"} & row.keys():
+        return pictures.trouble(row) or _numbers(row)
     if "input" in row or "target" in row:
         fine = all(isinstance(row.get(key), str) and row[key].strip() for key in ("input", "target"))
         return _shots(row) if fine else "input and target are texts that are not empty"
@@ -229,6 +268,18 @@ def _problem(row: Any) -> str:
         return "" if fine and isinstance(row.get("question"), str) else (
             "answer is [first character, one past the last] of text, and needs a question")
     return "" if isinstance(row.get("label"), str | int) else "label is missing: a string or a number"
+
+
+def _numbers(row: Row) -> str:
+    """What is wrong with the pictures, the words and the numbers of a row, or ""."""
+    if not all(isinstance(row.get(key, ""), str) for key in ("input", "target")):
+        return "input and target of a row with pictures are texts"
+    if "images" in row and not (listed(row) and all(isinstance(name, str) for name in row["images"])):
+        return "images is a list of file names, at least one"
+    lists = [row[key] for key in ("action", "state") if key in row] + [[row[key]] for key in ("return",) if key in row]
+    fine = all(isinstance(some, list) and some and all(isinstance(x, int | float) and abs(x) <= 1 for x in some)
+               for some in lists)
+    return "" if fine else "action, state and return are numbers from -1 to 1 (codecs.action.Ranges)"
 
 
 def _shots(row: Row) -> str:

@@ -21,8 +21,10 @@ from meristem.core.types import Document
 SPLITS = ("train", "validation", "test")
 # What a document may have; all but text come from corpus.labelled.
 FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots", "image",
-          "masks", "objects", "messages", "tools", "prompt", "completion", "chosen", "rejected")
+          "images", "action", "state", "return", "masks", "objects", "messages", "tools", "prompt", "completion",
+          "chosen", "rejected")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
+NOTICE = "NOTICE"                       # beside rows: a line that everything made of them must repeat
 
 
 @dataclass(frozen=True)

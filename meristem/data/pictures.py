@@ -18,7 +18,7 @@ from meristem.codecs.image import decode
 from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.progress import SILENT, Progress
-from meristem.core.types import Batch
+from meristem.core.types import Batch, Document
 from meristem.corpus.pictures import Tar
 from meristem.corpus.store import SPLITS, Corpus
 from meristem.data.loader import Order
@@ -85,20 +85,30 @@ def captions(codec: Codec, texts: Sequence[str], context: int) -> tuple[np.ndarr
     return tokens, lengths
 
 
-def stored(corpus: Corpus, side: int, channels: int, progress: Progress = SILENT) -> dict[str, np.ndarray]:
-    """Every split's pixels [N, C, side, side], decoded when they are first asked for; MachineError when damaged."""
-    folder = corpus.folder / "pixels" / f"{side}-{channels}"
+def names_of(document: Document) -> list[str]:
+    """The names of a document's pictures in the tar, in their order."""
+    return document.fields.get("images") or [document.fields[key] for key in ("image",) if key in document.fields]
+
+
+def stored(corpus: Corpus, side: int, channels: int, progress: Progress = SILENT,
+           several: bool = False) -> dict[str, np.ndarray]:
+    """Every split's pixels [N, C, side, side], decoded when they are first asked for; MachineError when damaged.
+
+    With `several`, all pictures of each document one after another; else those of documents with one.
+    """
+    folder = corpus.folder / "pixels" / f"{side}-{channels}{'-several' * several}"
     if not folder.is_dir():
         with files.committed(folder) as made:
             for split in SPLITS:
-                documents = [d for d in corpus.documents(split) if "image" in d.fields]
-                if not documents:
+                named = [(name, d.source) for d in corpus.documents(split) if several or "image" in d.fields
+                         for name in names_of(d)]
+                if not named:
                     continue
-                progress.stage(f"pictures of {split}", len(documents))
+                progress.stage(f"pictures of {split}", len(named))
                 tar = Tar(corpus.folder / f"{split}.tar")
                 with open(made / f"{split}.bin", "wb") as f:
-                    for number, document in enumerate(documents):
-                        f.write(decode(tar[document.fields["image"]], side, channels, document.source).tobytes())
+                    for number, (name, source) in enumerate(named):
+                        f.write(decode(tar[name], side, channels, source).tobytes())
                         progress.update(number + 1)
     if trouble := files.verify(folder):
         raise MachineError(f"the pixels in {folder} cannot be trusted: {trouble}; remove that folder, it is made again")

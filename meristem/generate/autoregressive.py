@@ -22,6 +22,7 @@ from meristem.generate import beam, speculative
 from meristem.generate.base import (
     Control,
     Generation,
+    Read,
     Source,
     check,
     controls_of,
@@ -41,14 +42,15 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
              on_token: Callable[[int, int], bool | None] | None = None, draft: nn.Module | None = None,
              grammars: Sequence[Control] = (),
              ends: Callable[[int, list[int]], bool] | None = None,
-             source: Sequence[np.ndarray] | None = None, copies: int = 1,
+             source: Sequence[np.ndarray] | Read | None = None, copies: int = 1,
              keys: np.ndarray | None = None) -> list[Generation]:
     """Up to `length` tokens after each prompt (ids), until a token of `stop`; the default is greedy.
 
     The common settings may be given by name, over those of `sampling`. `on_token(row, token)` is called as tokens
     appear and ends its row by returning True; `ends(row, tokens)` says whether a candidate of beam search, whose tokens
     appear only when all is done, is complete. `draft` guesses for `sampling.ahead`; without one, prompt look-up does.
-    `grammars` holds one control a row. An encoder-decoder reads `source`, and its prompts begin its answers.
+    `grammars` holds one control a row. An encoder-decoder reads `source`, and its prompts begin its answers; of a model
+    that sees or hears, `source` is what it is shown beside the prompts (`base.Shown`).
     `copies`: so many answers to each prompt, which is read once; they stand side by side. `keys` names each answer's
     random numbers (`core.random.uniform`; by default those of the seed and its row). Neither goes with beams or ahead.
     RequestError for an empty prompt, one that leaves no room in the model's context, or numbers outside their range.
@@ -62,7 +64,7 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
         raise RequestError("copies and keys go with plain sampling: no beams, ahead, source or grammars")
     controls = controls_of(module, [prompt for prompt in prompts for _ in range(copies)], sampling, grammars)
     with evaluating(module), evaluating(draft or module), decoding(module), decoding(draft or module):
-        read = Source(module, source) if source else None
+        read = source if isinstance(source, Read) else Source(module, source) if source else None
         if sampling.beams > 1:
             return beam.search(module, prompts, sampling, stop, on_token, controls, ends, read)
         if sampling.ahead:
@@ -72,7 +74,7 @@ def generate(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samplin
 
 def _decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
             on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
-            source: Source | None, keys: np.ndarray | None) -> list[Generation]:
+            source: Read | None, keys: np.ndarray | None) -> list[Generation]:
     out = [Generation() for _ in controls]
     if keys is None:
         keys = np.array([seed_of(sampling.seed, "row", row) for row in range(len(out))], dtype=np.uint64)

@@ -151,6 +151,26 @@ class Source:
         return self.module.caches(self.memory[which], length, self.segments[which])            # type: ignore[operator]
 
 
+@runtime_checkable
+class Read(Protocol):
+    """What a model was given beside its prompts, in their order: `generate(source=...)` asks it for its caches."""
+
+    def caches(self, rows: Sequence[int], length: int) -> list[Any]:
+        """The cache of a decoder that generates for these rows."""
+        ...
+
+
+class Shown:
+    """Pictures beside the prompts, [B, P, C, H, W] between -1 and 1: `module.caches` sees them once."""
+
+    def __init__(self, module: nn.Module, images: Float[Tensor, "B *P C H W"]):
+        self.module, self.images = module, images
+
+    def caches(self, rows: Sequence[int], length: int) -> list[Any]:
+        """The cache of a decoder that generates for these rows."""
+        return self.module.caches(len(rows), length, self.images[torch.tensor(rows)])          # type: ignore[operator]
+
+
 def padded(rows: Sequence[np.ndarray]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """Ids padded on the right by 0, and which of them are real."""
     lengths = torch.tensor([len(row) for row in rows])
@@ -161,7 +181,7 @@ def padded(rows: Sequence[np.ndarray]) -> tuple[Int[Tensor, "B T"], Bool[Tensor,
 
 
 def prefill(module: nn.Module, prompts: Sequence[np.ndarray], room: int,
-            source: Source | None = None) -> tuple[list[Any], Float[Tensor, "B V"]]:
+            source: Read | None = None) -> tuple[list[Any], Float[Tensor, "B V"]]:
     """The cache with all prompts in it and `room` more places a row, and the fp32 logits of each row's next token.
 
     The head computes one place a row. Prompts of very different length are read in separate passes.
@@ -189,7 +209,7 @@ def prefill(module: nn.Module, prompts: Sequence[np.ndarray], room: int,
     return parts[0], torch.cat(logits)[back]
 
 
-def _caches(module: nn.Module, rows: Sequence[int], length: int, source: Source | None) -> list[Any]:
+def _caches(module: nn.Module, rows: Sequence[int], length: int, source: Read | None) -> list[Any]:
     return source.caches(rows, length) if source else module.caches(len(rows), length)         # type: ignore[operator]
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from meristem.generate.base import Control, Generation, Source, likeliest, normaliser, prefill, steered
+from meristem.generate.base import Control, Generation, Read, likeliest, normaliser, prefill, steered
 from meristem.generate.sampling import BANNED, Sampling
 
 NEVER = -1e9                            # the score of a beam that must not win
@@ -51,7 +51,7 @@ class _Search:
 
 def search(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
            on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
-           ends: Callable[[int, list[int]], bool] | None, source: Source | None) -> list[Generation]:
+           ends: Callable[[int, list[int]], bool] | None, source: Read | None) -> list[Generation]:
     """The best finished text of each prompt; `on_token` hears of its tokens when all prompts are done."""
     count, out = sampling.beams, [Generation() for _ in prompts]
     cache, logits = prefill(module, prompts, sampling.length, source)

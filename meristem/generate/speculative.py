@@ -24,7 +24,7 @@ from meristem.core.random import seed_of, uniform
 from meristem.generate.base import (
     Control,
     Generation,
-    Source,
+    Read,
     check,
     likeliest,
     normaliser,
@@ -114,7 +114,7 @@ def look_up(text: Sequence[int], count: int) -> list[int]:
 
 def decode(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Sampling, stop: Collection[int],
            on_token: Callable[[int, int], bool | None] | None, controls: list[list[Control]],
-           draft: nn.Module | None, source: Source | None) -> list[Generation]:
+           draft: nn.Module | None, source: Read | None) -> list[Generation]:
     """As `autoregressive.generate`; each pass of the model judges up to `sampling.ahead` guesses a row."""
     config: Any = module.config
     if draft and source:

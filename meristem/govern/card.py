@@ -37,8 +37,8 @@ def render(facts: Facts) -> str:
     """The card as Markdown with YAML front matter."""
     run = facts.runs[0]
     head = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
-    parts = [f"---\n{head}---\n", f"# {_name(facts)}\n", _about(run), _use(run), _architecture(run), _data(facts),
-             _training(run), _evaluation(run), _samples(run), _limits(facts), _lineage(run)]
+    parts = [f"---\n{head}---\n", f"# {_name(facts)}\n", _notice(run), _about(run), _use(run), _architecture(run),
+             _data(facts), _training(run), _evaluation(run), _samples(run), _limits(facts), _lineage(run)]
     return "\n".join(part for part in parts if part) + "\n"
 
 
@@ -69,6 +69,12 @@ def _name(facts: Facts) -> str:
 
 def _dataset(facts: Facts) -> str:
     return (facts.corpus_folder or Path(facts.runs[0].recipe.data.corpus)).name or "unnamed"
+
+
+def _notice(run: RunFacts) -> str:
+    """What the corpus asks everything made of it to say (`corpus.store.NOTICE`)."""
+    notice = str(run.manifest.get("notice", ""))
+    return f"> **{_cell(notice)}**\n" if notice else ""
 
 
 def _about(run: RunFacts) -> str:

@@ -108,7 +108,8 @@ def _lead(facts: Facts) -> list[str]:
             out[-1] += ". Adapted to fill in function bodies, it needs "
             out += [f"{score['value']:.3f} instead of {before:.3f}", " bits a byte of them"]
     out[-1] += "."
-    return out
+    notice = str(base.manifest.get("notice", ""))              # what the corpus asks everything made of it to say
+    return ["", notice, f" {out[0]}", *out[1:]] if notice else out
 
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:

@@ -2,7 +2,9 @@
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020 (section 2.4; table 20); Zhai et al. 2023,
 https://arxiv.org/abs/2303.15343 (SigLIP: a bias beside the scale, two-way text, pooling by attention). `Config.kind` is
-which of the two, `Config.part` which towers exist: a text tower alone conditions Stable Diffusion. In Python:
+which of the two, `Config.part` which towers exist: a text tower alone conditions Stable Diffusion. With `frames` the
+pictures are films: each frame is told its number, and a film's vector is the mean of its frames' (Luo et al. 2021,
+https://arxiv.org/abs/2104.08860, section 3.3, pools them so; the number lets the mean tell left from right). In Python:
 
     model = Model(SIZES["clip-vit-b32"])
     model.logits(*model(images, tokens))                       # [images, texts]
@@ -60,6 +62,7 @@ class Config:
     project: int = 512
     activation: Activation = "quick_gelu"
     eps: float = 0.0                    # 0: 1e-5 for CLIP, 1e-6 for SigLIP
+    frames: int = 1                     # more: films, whose vector is the mean of its frames'
     end: int = 49407                    # the id at which a text is read (CLIP): its first place
 
     def __post_init__(self) -> None:
@@ -150,26 +153,40 @@ class Vision(nn.Module):
         self.patches = Patches(c.channels, v.dim, c.patch, bias=not clip)
         self.cls = nn.Parameter(0.02 * torch.randn(v.dim)) if clip else None
         self.position = Embedding(c.grid**2 + clip, v.dim)
+        self.time = Embedding(c.frames, v.dim) if c.frames > 1 else None
         self.before = LayerNorm(v.dim, c.eps) if clip else nn.Identity()
         self.blocks = nn.ModuleList(Block(v, c, causal=False) for _ in range(v.layers))
         self.norm = LayerNorm(v.dim, c.eps)
         self.head = None if clip else Pool(c)
 
-    def features(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
-        """The vectors of every place after the last layer; CLIP normalises only the one that it pools."""
+    def features(self, images: Float[Tensor, "B C H W"], layer: int = -1,
+                 at: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B N D"]:
+        """The vectors of every place after a layer (0: before the first); CLIP normalises only the one it pools.
+
+        `at` is the number of a frame in its film, where the model sees films.
+        """
         c, x, table = self.config, self.patches(images), self.position.weight
         if self.cls is not None:
             x = torch.cat([self.cls.to(x.dtype).expand(len(x), 1, -1), x], 1)
         first = int(self.cls is not None)
-        at = resample(table[first:], images.shape[2] // c.patch, images.shape[3] // c.patch)
-        x = self.before(x + torch.cat([table[:first], at]).to(x.dtype))
-        for block in self.blocks:
+        grid = resample(table[first:], images.shape[2] // c.patch, images.shape[3] // c.patch)
+        x = x + torch.cat([table[:first], grid]).to(x.dtype)
+        if self.time is not None and at is not None:
+            x = x + self.time(at)[:, None].to(x.dtype)
+        x = self.before(x)
+        for block in self.blocks[:layer if layer >= 0 else len(self.blocks) + 1 + layer]:
             x = block(x)
         return x
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """[B, C, H, W] -> [B, D]."""
-        x = self.features(images)
+    def forward(self, images: Float[Tensor, "B *F C H W"]) -> Float[Tensor, "B D"]:
+        """[B, C, H, W], or films [B, F, C, H, W] -> [B, D]."""
+        if images.ndim == 5:
+            number = torch.arange(images.shape[1], device=images.device).repeat(len(images))
+            return self.pooled(self.features(images.flatten(0, 1), at=number)).unflatten(0, images.shape[:2]).mean(1)
+        return self.pooled(self.features(images))
+
+    def pooled(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
+        """All places -> [B, D]."""
         return self.norm(x[:, 0]) if self.head is None else self.head(self.norm(x))
 
 
@@ -198,6 +215,8 @@ class Model(nn.Module):
             nn.init.normal_(tower.position.weight, std=0.01)
             if isinstance(tower, Text):
                 nn.init.normal_(tower.embed.weight, std=0.02)
+            elif tower.time is not None:
+                nn.init.normal_(tower.time.weight, std=0.02)
             for module in tower.modules():
                 if isinstance(module, Linear):
                     nn.init.normal_(module.weight, std=shape.dim**-0.5)
@@ -213,7 +232,7 @@ class Model(nn.Module):
         assert self.text is not None and self.text_map is not None, "this model has no text space"
         return F.normalize(self.text_map(self.text(tokens, segments)).float(), dim=-1)
 
-    def embed_images(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
+    def embed_images(self, images: Float[Tensor, "B *F C H W"]) -> Float[Tensor, "B E"]:
         """Vectors of length 1."""
         assert self.vision is not None, "this model has no vision tower"
         x = self.vision(images)
@@ -225,7 +244,7 @@ class Model(nn.Module):
         logits = self.scale.exp() * images @ texts.T
         return logits if self.shift is None else logits + self.shift
 
-    def forward(self, images: Float[Tensor, "B C H W"] | None = None, tokens: Int[Tensor, "M T"] | None = None,
+    def forward(self, images: Float[Tensor, "B *F C H W"] | None = None, tokens: Int[Tensor, "M T"] | None = None,
                 segments: Int[Tensor, "M T"] | None = None) -> tuple[Tensor, Tensor]:
         """Vectors of length 1 of the images [B, E] and of the texts [M, E]; compare them with `logits`."""
         assert images is not None and tokens is not None, "give images and tokens, or ask one tower"
@@ -256,6 +275,7 @@ ROWS = (
     ("text.norm.{x}", "text_model.final_layer_norm.{x}"),
     ("vision.patches.{x}", "vision_model.embeddings.patch_embedding.{x}"),
     ("vision.cls", "vision_model.embeddings.class_embedding"),
+    ("vision.time.weight", "vision_model.embeddings.frame_embedding.weight"),          # ours alone
     ("vision.before.{x}", "vision_model.pre_layrnorm.{x}"),            # spelled so since 2021
     ("vision.norm.{x}", "vision_model.post_layernorm.{x}"),
     ("vision.head.probe", "vision_model.head.probe"),
@@ -349,8 +369,11 @@ def _map(kind: str, name: str) -> tuple[FieldMap, ...]:
            for part, tower in (("text", "text"), ("image", "vision"))}
     said = {"both": ("Model", kind), "text": ("TextModel", f"{kind}_text_model"),
             "image": ("VisionModel", f"{kind}_vision_model")}
-    return tuple(FieldMap(Kind(name + said[part][0], said[part][1], {"kind": kind, "part": part}), rows=(), fixed={},
-                          groups=(group,)) for part, group in {"both": both, **one}.items())
+    still = tuple(FieldMap(Kind(name + said[part][0], said[part][1], {"kind": kind, "part": part, "frames": 1}),
+                           rows=(), fixed={}, groups=(group,)) for part, group in {"both": both, **one}.items())
+    films = FieldMap(Kind(f"Film{name}Model", f"meristem_film_{kind}", {"kind": kind, "part": "both"}),        # ours
+                     rows=(("frames", "num_frames"),), fixed={}, groups=(both,))
+    return (*still, films)
 
 
 HF_CONFIG = FieldMaps(*_map("clip", "CLIP"), *_map("siglip", "Siglip"))

@@ -54,9 +54,10 @@ class Reconstruct(Objective):
         images = between(batch["images"])
         drawn: Batch = {}
         c: Any = self.model.config
-        places = [side // c.shrink for side in images.shape[2:]]
+        places = [side // c.shrink for side in images.shape[-2:]]
         if self.kind == "kl":
-            drawn = {"noise": torch.randn(len(images), c.latent, *places)}
+            shape = (c.latent, *places) if images.ndim == 4 else c.shape
+            drawn = {"noise": torch.randn(len(images), *shape)}
         elif self.kind == "dvae" and self.training:
             gumbel = -torch.empty(len(images), c.codes, *places).exponential_().log()
             drawn = {"noise": gumbel, "temperature": torch.tensor(self.temperature)}
@@ -69,7 +70,7 @@ class Reconstruct(Objective):
     def score(self, output: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(images again, a, b) of `models.autoencoder` -> (summed loss, facts)."""
         again, a, b = (x.float() for x in output)
-        pixels = (again - batch["images"]).abs().mean((1, 2, 3)).sum()
+        pixels = (again - batch["images"]).abs().mean(tuple(range(1, again.ndim))).sum()
         if self.kind == "kl":
             latent = 0.5 * (a.square() + b.exp() - 1 - b).sum()
             return pixels + self.kl * latent, {"pixels": pixels, "latent": latent}

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from meristem.codecs import video
 from meristem.codecs.base import Codec
 from meristem.codecs.image import encode, grid
 from meristem.core.config import from_dict
@@ -41,7 +42,7 @@ def is_pictures(folder: Path) -> bool:
     if not path.is_file():
         return False
     tree = read_json(path)
-    return isinstance(tree, dict) and from_dict(Run, tree).data.examples.startswith("picture")
+    return isinstance(tree, dict) and from_dict(Run, tree).data.examples.startswith(("picture", "clips"))
 
 
 def open_painter(folder: Path) -> Painter:
@@ -93,13 +94,15 @@ def found(value: Any, folder: Path) -> Any:
     return value
 
 
-def as_bytes(images: Float[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
+def as_bytes(images: Float[Tensor, "N *F C H W"]) -> UInt8[Tensor, "N *F C H W"]:
     """Pictures from -1 to 1 as bytes."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def as_grid(images: Float[Tensor, "N C H W"], columns: int = 0) -> bytes:
-    """PNG of all pictures, row by row; a square of them unless told how many a row."""
+def as_grid(images: Float[Tensor, "N *F C H W"], columns: int = 0) -> bytes:
+    """PNG of all pictures, row by row, GIF of films; a square of them unless told how many a row."""
+    if images.ndim == 5:
+        return video.encode(video.side_by_side(as_bytes(images).numpy(), columns))
     return encode(grid(as_bytes(images).numpy(), columns))
 
 
@@ -117,7 +120,7 @@ def sampler(objective: Objective, batch: Batch, codec: Codec, folder: Path, seed
         (folder / FOLDER).mkdir(exist_ok=True)
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             images = paint(painter, Wish(texts, seed=seed_of(seed, "sample")))
-        path = folder / FOLDER / f"{step}.png"
+        path = folder / FOLDER / f"{step}.{'gif' if images.ndim == 5 else 'png'}"
         write_bytes(path, as_grid(images))
         return path
     return draw

@@ -427,7 +427,8 @@ def log_manifest(folder: Path, parts: Parts, progress: Progress, allow_drift: bo
              "base": parts.base_hash, "seed": parts.run.seed, "dtype": parts.run.train.dtype, "family": parts.family,
              "parameters": sum(p.numel() for p in model.parameters()),
              "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-             "machine": {**machine.identity(), **machine.accelerator()}}
+             "machine": {**machine.identity(), **machine.accelerator()},
+             **{key: value for key, value in parts.corpus.summary.items() if key == "notice"}}
     path = folder / MANIFEST
     if not path.exists():
         write_json(path, {**facts, "drift": []})

@@ -12,7 +12,17 @@ from meristem.core.random import seed_of
 from meristem.core.run import Run
 from meristem.core.types import Batch
 from meristem.corpus.store import Corpus
-from meristem.data import conversations, encoders, examples, pairs, pictures, preferences, questions
+from meristem.data import (
+    clips,
+    conversations,
+    encoders,
+    examples,
+    interleaved,
+    pairs,
+    pictures,
+    preferences,
+    questions,
+)
 from meristem.data.conversations import Conversations, Reader
 from meristem.data.loader import Packed, separate, sweep
 from meristem.data.preferences import Judged, Preferences
@@ -25,7 +35,7 @@ from meristem.objectives.rollouts import Rollouts
 
 VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 VALIDATION_PICTURES = 1024
-DIALOGUES = (conversations.ENTRY, preferences.PAIRS, preferences.JUDGED, questions.ENTRY)
+DIALOGUES = (conversations.ENTRY, preferences.PAIRS, preferences.JUDGED, questions.ENTRY, interleaved.ENTRY)
 NUMBERED = (pairs.ENTRY, *encoders.ENTRIES, *DIALOGUES)        # entries whose rows number their parts themselves
 Source = Callable[[int], list[Batch]]   # a step's micro-batches, as a pure function of the step
 
@@ -38,6 +48,13 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     if run.data.examples == pictures.ENTRY:
         side, channels = objective.picture
         return pictures.Pictures.of(corpus, codec, split, side, channels, t.context, (t.batch, seed, t.micro))
+    if run.data.examples == clips.ENTRY:
+        side, channels = objective.picture
+        return clips.source(corpus, codec, split, (objective.frames, side, channels), t.context,
+                            (t.batch, seed, t.micro))
+    if run.data.examples == interleaved.ENTRY:
+        reader = interleaved.Writer(Reader(codec, chat), *objective.slots)
+        return interleaved.Interleaved.of(corpus, reader, split, objective.picture, t.context, (t.batch, seed, t.micro))
     if run.data.examples == SEGMENTS:
         side, channels = objective.picture
         return Segments.of(corpus, split, side, channels, (t.batch, seed, t.micro))
@@ -99,6 +116,8 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, objectiv
         return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
     if isinstance(source, encoders.Source):
         return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))
+    if isinstance(source, interleaved.Interleaved):
+        return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
     if isinstance(source, pairs.Pairs | Conversations | Preferences | Questions):
         return list(source.held_out(t.micro or t.batch, VALIDATION_TOKENS))
     assert isinstance(source, examples.Completions)

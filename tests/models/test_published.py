@@ -30,6 +30,7 @@ COUNTS = [
     ("clip", "clip-vit-b32", 151_277_313),                     # openai/CLIP's code, with logit_scale
     ("clip", "clip-vit-b16", 149_620_737),
     ("clip", "clip-vit-l14", 427_616_513),
+    ("llava", "llava-1.5-7b", 7_063_427_072),                  # llava-hf's card: 7.06B
     ("resnet", "resnet-18", 11_689_512 - 998 * 513),           # torchvision's counts, with two classes for 1,000
     ("resnet", "resnet-34", 21_797_672 - 998 * 513),
     ("resnet", "resnet-50", 25_557_032 - 998 * 2049),
@@ -87,6 +88,7 @@ COUNTS = [
     ("lstm", "lstm-large", 66_034_000),
     ("lstm", "awd-lstm-ptb", 24_221_600),
     ("lstm", "awd-lstm-wt2", 33_556_078),
+    ("fasttext", "fasttext-bigrams", 100_081_942),             # Joulin et al. 3.1: 10 M bins of 10, and 8192 words
     ("gpt2", "gpt2", 124_439_808),                             # openai/gpt-2: 124M, 355M, 774M, 1558M
     ("gpt2", "gpt2-medium", 354_823_168),
     ("gpt2", "gpt2-large", 774_030_080),
