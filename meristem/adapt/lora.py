@@ -197,9 +197,42 @@ def pack(module: nn.Module, names: Names) -> tuple[dict[str, Any], dict[str, Ten
     return config, tensors, {}
 
 
+@dataclass(frozen=True)
+class Update:
+    """What an adapter's file says of one layer: y = W x + scale * B A x."""
+
+    a: Float[Tensor, "R I"]
+    b: Float[Tensor, "O R"]
+    alpha: float
+    rslora: bool = False
+    magnitude: Float[Tensor, "O"] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of the update."""
+        return len(self.a)
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied with."""
+        return self.alpha / math.sqrt(self.rank) if self.rslora else self.alpha / self.rank
+
+
 def fill(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], names: Names,
          note: Mapping[str, Any]) -> nn.Module:
     """Wrap `module` by PEFT's keys and tensors, in place; the inverse of `pack`."""
+    found = updates(config, tensors, names)
+    base.free(module, found)
+    first = next(iter(found.values()))
+    wrap(module, {n: (u.rank, u.alpha) for n, u in found.items()}, 0, first.rslora, first.magnitude is not None)
+    for name, u in found.items():
+        values = {"a": u.a, "b": u.b} | ({} if u.magnitude is None else {"magnitude": u.magnitude})
+        module.get_submodule(name).load_state_dict(values, strict=False)
+    return module
+
+
+def updates(config: Mapping[str, Any], tensors: Mapping[str, Tensor], names: Names) -> dict[str, Update]:
+    """The update of each adapted layer, by its name; RequestError names what does not fit."""
     rank, alpha = _supported(config)
     places = {stem: place for stem, place in names.stems() if f"{stem}.{HALVES[0]}" in tensors}
     stray = [n for n in tensors if _stem(n) not in places]
@@ -207,9 +240,7 @@ def fill(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Ten
         known = [f"{stem}.{HALVES[0]}" for stem, _ in names.stems()]
         raise RequestError(f"tensor {stray[0]} belongs to no layer of this model; {nearest(stray[0], known)}" if stray
                            else "holds no LoRA tensors")
-    dora = bool(config.get("use_dora"))
-    shapes: dict[str, tuple[int, float]] = {}
-    values: dict[str, dict[str, Tensor]] = {}
+    dora, out = bool(config.get("use_dora")), dict[str, Update]()
     for stem, place in places.items():
         r, x = base.pattern(config.get("rank_pattern"), stem, rank), base.pattern(config.get("alpha_pattern"), stem,
                                                                                   alpha)
@@ -217,16 +248,11 @@ def fill(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Ten
         wanted = [(r, columns), (rows, r), *([(rows,)] if dora else [])]
         a, b, *lengths = (base.tensor(tensors, f"{stem}.{half}", shape, f"this model and r = {r}")
                           for half, shape in zip(HALVES, wanted, strict=False))
-        shapes |= dict.fromkeys(place.ours, (r, x))
         halves = place.split(b)
         long = place.split(lengths[0]) if lengths else {}
         for name in place.ours:
-            values[name] = {"a": a, "b": halves[name]} | ({"magnitude": long[name]} if long else {})
-    base.free(module, shapes)
-    wrap(module, shapes, 0, bool(config.get("use_rslora")), dora)
-    for name, tensors in values.items():
-        module.get_submodule(name).load_state_dict(tensors, strict=False)
-    return module
+            out[name] = Update(a, halves[name], x, bool(config.get("use_rslora")), long.get(name))
+    return out
 
 
 def _fused(place: Place, layers: Mapping[str, LoRA]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ vocabulary as a prefix tree of bytes at every token; it is an extra: pip install
 without white space between its parts. A text that is cut off by `length` is not whole; `accepts` tells.
 """
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,10 +53,11 @@ class Grammar:
         return bool(matcher.consume_tokens(list(tokens)) and matcher.is_accepting())
 
 
-def grammar(sampling: Sampling, codec: Codec, vocab: int) -> Grammar | None:
+def grammar(sampling: Sampling, codec: Codec, vocab: int, limits: Mapping[str, Any] | None = None) -> Grammar | None:
     """What `sampling` demands of the text, at its beginning; None when it demands nothing.
 
-    `vocab` is the width of the model's logits. RequestError for a grammar that cannot be read, a codec that cannot be
+    `vocab` is the width of the model's logits; `limits` are fields of llguidance's LLParserLimits, for grammars of
+    strangers. RequestError for a grammar that cannot be read, a codec that cannot be
     steered, or a missing package.
     """
     if not sampling.demands:
@@ -73,7 +74,8 @@ def grammar(sampling: Sampling, codec: Codec, vocab: int) -> Grammar | None:
     else:
         rules = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(dict(sampling.schema or {})),
                                                               overrides={"whitespace_flexible": False})
-    matcher = llguidance.LLMatcher(_tokenizer(codec, vocab), rules, log_level=0)
+    matcher = llguidance.LLMatcher(_tokenizer(codec, vocab), rules, log_level=0,
+                                   limits=llguidance.LLParserLimits(**limits) if limits else None)
     if matcher.is_error():
         raise RequestError(f"the {sampling.demands} cannot be used: {_line(matcher)}")
     return Grammar(matcher, vocab)

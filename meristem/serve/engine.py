@@ -1,0 +1,467 @@
+"""One model, one thread, one loop: many texts at once, each written as if it were alone.
+
+    engine = Engine(module, codec, Settings(rows=32)); engine.start()
+    engine.submit(Ask(prompt=ids, sampling=Sampling(length=64), tell=hear))    # `Busy` when the queue is full
+    engine.stop()
+
+Each step reads a piece of the prompts that wait (chunked prefill, Agrawal et al. 2023, https://arxiv.org/abs/2308.16369)
+and writes one token of every text that has begun (continuous batching, Yu et al. 2022, Orca, OSDI section 3.2). Keys
+and values lie in pages (`nn.paged`, `serve.pages`), so equal beginnings are read once. When pages run out the text that
+began last makes room and is read again later. The forward is the trainer's own module; sampling, penalties, grammars
+and stop texts are those of `generate`, so a request gives the tokens that `generate` gives with the same seed, whatever
+else is in the batch: tests/serve/test_engine.py.
+
+`ahead` > 0 guesses that a text goes on as it did before (`speculative.look_up`) and checks several guesses in one pass.
+A guess is kept where it is the token that would have been drawn anyway: it changes the speed, never the text.
+"""
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from meristem.codecs.base import Codec
+from meristem.core import machine
+from meristem.core.errors import MachineError, MeristemError, RequestError
+from meristem.generate.base import evaluating, groups
+from meristem.generate.speculative import look_up
+from meristem.nn.attention import CHUNK
+from meristem.nn.decode import decoding
+from meristem.nn.paged import PAGE, ROWS, Store, pageable, shapes_of
+from meristem.serve.adapters import Bank
+from meristem.serve.choosing import chosen
+from meristem.serve.fair import Fair, Full
+from meristem.serve.jobs import Ask, Call, Done, Failed, Job, Piece, Row, Token
+from meristem.serve.pages import Pages, digest
+from meristem.serve.settings import PATIENCE, Busy, Counts, Late, Settings, TooLong
+
+WAIT = 1.0                              # seconds the idle loop sleeps when nobody wakes it
+
+
+class Engine:
+    """The loop around one decoder; `bank` holds its adapters."""
+
+    def __init__(self, module: nn.Module, codec: Codec, settings: Settings | None = None, bank: Bank | None = None):
+        self.module, self.codec, self.settings, self.bank = module, codec, settings or Settings(), bank
+        config: Any = module.config
+        self.vocab, self.context = config.vocab, config.context
+        self.writes = pageable(module)                         # an encoder is only called
+        shapes, dtype = shapes_of(module) if self.writes else ([], torch.float32)
+        page = sum(2 * groups_ * width * PAGE * dtype.itemsize for groups_, width in shapes)
+        most = 1 + (self.settings.rows + 1) * -(-self.context // PAGE)         # more can never be used
+        count = min(most, max(2 + -(-self.context // PAGE), self.settings.memory // max(1, page)))
+        self.pages, self.store = Pages(count), Store(count, shapes, dtype)
+        self.waiting: Fair[Job] = Fair(self.settings.queue)
+        self.parked: deque[Row] = deque()                      # begun, or copies of one that began
+        self.rows: list[Row] = []                              # in the order in which they began
+        self.counts, self.speed = Counts(), 0.0                # tokens a second of the last steps
+        self.lock, self.wake = threading.Lock(), threading.Event()
+        self.thread: threading.Thread | None = None
+        self.stopping = False
+
+    # -- from other threads ------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. `Busy` when the queue is full, RequestError for what can never be answered."""
+        if isinstance(job, Ask):
+            self._check(job)
+        if self.stopping:
+            raise MachineError("the server is stopping")
+        with self.lock:
+            try:
+                self.waiting.put(job.client, job)
+            except Full:
+                self.counts.refused += 1
+                raise Busy(self.patience()) from None
+        self.wake.set()
+
+    def cancel(self, job: Job) -> None:
+        """The one who asked has gone: its pages are free before the next step."""
+        job.cancelled = True
+        self.wake.set()
+
+    def patience(self) -> float:
+        """Seconds until the queue is likely to be shorter."""
+        done = max(1, self.counts.finished)
+        each = self.counts.busy / done if self.counts.finished else PATIENCE
+        return min(60.0, max(1.0, each * max(1, len(self.waiting)) / 2))
+
+    def start(self) -> None:
+        """Begin the loop on a thread of its own."""
+        self.thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self.thread.start()
+
+    def stop(self, patience: float = 10.0) -> None:
+        """End the loop; what was not finished fails."""
+        self.stopping = True
+        self.wake.set()
+        if self.thread:
+            self.thread.join(patience)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not (self.rows or self.parked or len(self.waiting))
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        machine.set_threads()
+        with self.ready():
+            while not self.stopping:
+                self.wake.clear()
+                if not self.step():
+                    self.wake.wait(WAIT)
+            self._give_up(MachineError("the server is stopping"))
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Evaluation mode and the native kernel, for `step` outside the loop (tests)."""
+        with evaluating(self.module), nullcontext() if self.settings.exact else decoding(self.module):
+            yield
+
+    def step(self) -> bool:
+        """One turn: calls, admission, a piece of the prompts, a token of every text. False when there was nothing."""
+        start = time.perf_counter()
+        self._sweep()
+        self._admit()
+        if not self.rows:
+            return not self.idle
+        before = self.counts.written + self.counts.read
+        logits: list[tuple[Row, Tensor]] = []
+        begun = [row for row in self.rows if not row.reading]
+        logits += self._guarded(self._write, begun) if begun else []
+        reading = self._pieces()
+        for some in groups([stop - row.read for row, stop in reading]) if reading else []:
+            logits += self._guarded(self._read, [reading[i] for i in some])
+        self._choose([(row, one) for row, one in logits if row in self.rows])
+        took = time.perf_counter() - start
+        self.counts.steps += 1
+        self.counts.busy += took
+        self.speed = (self.counts.written + self.counts.read - before) / max(took, 1e-9)
+        return True
+
+    def _guarded(self, work: Any, items: Sequence[Any]) -> list[tuple[Row, Tensor]]:
+        """`work(items)`; when it fails its rows fail, and the server goes on."""
+        try:
+            found: list[tuple[Row, Tensor]] = work(items)
+            return found
+        except Exception as error:                             # the border of a request: nothing may end the loop
+            for item in items:
+                self._fail((item if isinstance(item, Row) else item[0]).ask, error)
+            return []
+
+    def _sweep(self) -> None:
+        """Forget who has gone and who waited too long."""
+        now = time.monotonic()
+        for row in [*self.rows, *self.parked]:
+            if row.ask.rows and (row.ask.cancelled or now > row.ask.deadline):
+                self._abandon(row.ask)
+        with self.lock:
+            gone = [(client, job) for client, queue in self.waiting.queues.items() for job in queue
+                    if job.cancelled or now > job.deadline]
+            for client, job in gone:
+                self.waiting.remove(client, job)
+        for _, job in gone:
+            self._abandon(job)
+
+    def _abandon(self, job: Job) -> None:
+        if job.cancelled:
+            self.counts.cancelled += 1
+            self._end(job)
+        else:
+            self._fail(job, Late("the request took longer than its deadline"))
+
+    def _admit(self) -> None:
+        """Begin what there is room for: first what had begun, then by fairness; calls are answered at once."""
+        while len(self.rows) < self.settings.rows:
+            if self.parked:
+                row = self.parked[0]
+                try:
+                    if not self._begin(row):
+                        return
+                except MeristemError as error:                 # an adapter that cannot be read
+                    self._fail(row.ask, error)
+                else:
+                    self.parked.popleft()
+                continue
+            with self.lock:
+                found = self.waiting.peek()
+                if found is None:
+                    return
+                job = self.waiting.pop()
+            if isinstance(job, Call):
+                self._answer(job)
+                return                                         # one between two steps: texts go on meanwhile
+            assert isinstance(job, Ask)
+            job.rows = [Row(job, index, self.codec, self.vocab) for index in range(job.copies)]
+            self.parked.extend(job.rows)
+
+    def _begin(self, row: Row) -> bool:
+        need = -(-(len(row.tokens) + 1) // PAGE) + len(self.rows)              # a page more for everyone
+        if self.rows and self.pages.available < need:
+            return False
+        if row.ask.adapter and row.adapter is None:
+            assert self.bank is not None
+            row.adapter = self.bank.hold(row.ask.adapter)
+            if row.adapter is None:                            # all places are held by texts that go on
+                return False
+        self.rows.append(row)
+        return True
+
+    def _answer(self, call: Call) -> None:
+        """Do a call on the module."""
+        try:
+            if call.adapter:
+                assert self.bank is not None
+                value = self.bank.call(call.adapter, call.work)
+            else:
+                value = call.work(self.module)
+        except Exception as error:                             # the border of a request
+            self._fail(call, error)
+            return
+        self.counts.finished += 1
+        self.counts.read += call.cost
+        with self.lock:
+            self.waiting.charge(call.client, read=call.cost)
+        call.tell(Done(value))
+
+    # -- reading and writing -----------------------------------------------------------------------------------------
+
+    def _pieces(self) -> list[tuple[Row, int]]:
+        """Which rows read on now, and up to where: at most `chunk` tokens, none beyond its chunk of places."""
+        left, out = self.settings.chunk, list[tuple[Row, int]]()
+        for row in list(self.rows):
+            if left <= 0 or row not in self.rows or not row.reading:
+                continue
+            if any(other is not row and other.index < row.index and other.reading for other in row.ask.rows):
+                continue                                       # the first copy reads the prompt for all
+            if not row.pages:
+                row.pages, row.names = self.pages.match(row.tokens, row.ask.adapter.encode())
+                row.read = len(row.pages) * PAGE
+                row.ask.cached = max(row.ask.cached, min(row.read, row.prompt))
+                self.counts.found += row.read
+            stop = min(len(row.tokens), (row.read // CHUNK + 1) * CHUNK, row.read + left)
+            if self._room(row, stop):
+                out.append((row, stop))
+                left -= stop - row.read
+        return [(row, stop) for row, stop in out if row in self.rows and row.pages]
+
+    def _room(self, row: Row, upto: int) -> bool:
+        """Pages for the first `upto` tokens; others make room where there are none, or this row does."""
+        while len(row.pages) * PAGE < upto:
+            page = self.pages.take()
+            if page is not None:
+                row.pages.append(page)
+                continue
+            last = self.rows[-1]
+            self._park(last)
+            if last is row:
+                return False
+        return True
+
+    def _park(self, row: Row) -> None:
+        self.rows.remove(row)
+        self._release(row)
+        self.parked.appendleft(row)
+        self.counts.parked += 1
+
+    def _release(self, row: Row) -> None:
+        self.pages.release(row.pages)
+        row.pages, row.names, row.read = [], [], 0
+        if row.adapter is not None and self.bank is not None:
+            self.bank.drop(row.ask.adapter)
+            row.adapter = None
+
+    def _read(self, pieces: Sequence[tuple[Row, int]]) -> list[tuple[Row, Tensor]]:
+        """Read on in some rows; the logits of those that are through."""
+        spans = [(row, row.read, stop) for row, stop in pieces]
+        features = self._features(spans)
+        for row, start, stop in spans:
+            row.read, row.guess = stop, []
+            self._name(row)
+            self.counts.read += stop - start
+            with self.lock:
+                self.waiting.charge(row.ask.client, read=stop - start)
+        through = [i for i, (row, _, stop) in enumerate(spans) if stop == len(row.tokens)]
+        if not through:
+            return []
+        last = torch.stack([features[i, spans[i][2] - spans[i][1] - 1] for i in through])
+        return [(spans[i][0], one[None]) for i, one in zip(through, self._head(last), strict=True)]
+
+    def _write(self, rows: Sequence[Row]) -> list[tuple[Row, Tensor]]:
+        """One pass over the last token of each row and what is guessed to follow it; the logits of all these."""
+        spans = []
+        for row in rows:
+            if row not in self.rows:
+                continue                                       # it made room for another
+            count = min(self.settings.ahead, row.sampling.length - row.written - 1,
+                        (row.read // CHUNK + 1) * CHUNK - len(row.tokens)) if self.settings.ahead else 0
+            guess = look_up(row.tokens, count) if count > 0 else []
+            if not self._room(row, len(row.tokens) + len(guess)):
+                continue
+            self.counts.guessed += len(guess)
+            spans.append((row, guess))
+        spans = [(row, guess) for row, guess in spans if row in self.rows]
+        if not spans:
+            return []
+        features = self._features([(row, row.read, row.read + 1 + len(guess)) for row, guess in spans],
+                                  [guess for _, guess in spans])
+        lengths = [1 + len(guess) for _, guess in spans]
+        flat = torch.cat([features[i, :n] for i, n in enumerate(lengths)])
+        out = []
+        for (row, guess), logits in zip(spans, self._head(flat).split(lengths), strict=True):
+            row.guess = guess
+            row.read += 1
+            self._name(row)
+            out.append((row, logits))
+        return out
+
+    def _features(self, spans: Sequence[tuple[Row, int, int]], guesses: Sequence[Sequence[int]] = ()) -> Tensor:
+        """Features [B', T, D] of places start to stop of each row; B' >= B, and what is short repeats its last place.
+
+        Rows are repeated until ROWS places are computed together (`nn.paged`).
+        """
+        longest = max(stop - start for _, start, stop in spans)
+        count = max(len(spans), -(-ROWS // longest))
+        places = np.empty((count, longest), dtype=np.int64)
+        tokens = np.empty_like(places)
+        for i in range(count):
+            which = min(i, len(spans) - 1)
+            row, start, stop = spans[which]
+            ids = [*row.tokens[start:stop], *(guesses[which] if guesses else ())]
+            places[i] = np.minimum(np.arange(start, start + longest), stop - 1)
+            tokens[i] = np.asarray(ids)[places[i] - start]
+        width = max(len(row.pages) for row, _, _ in spans)
+        table = np.zeros((count, width), dtype=np.int64)
+        for i in range(count):
+            pages = spans[min(i, len(spans) - 1)][0].pages
+            table[i, :len(pages)] = pages
+        slots = [spans[min(i, len(spans) - 1)][0].adapter for i in range(count)]
+        cache = self.store.view(torch.from_numpy(table))
+        with self.bank.using(slots) if self.bank else nullcontext():
+            found: Tensor = self.module.features(torch.from_numpy(tokens), positions=torch.from_numpy(places),   # type: ignore[operator]
+                                                 cache=cache)
+        return found
+
+    def _head(self, features: Tensor) -> Tensor:
+        """fp32 logits [N, V] of features [N, D]."""
+        count = len(features)
+        if count < ROWS:
+            features = torch.cat([features, features[-1:].expand(ROWS - count, -1)])
+        return self.module.head(features)[:count].float()      # type: ignore[operator]
+
+    def _name(self, row: Row) -> None:
+        """Make the full pages of a row known."""
+        while len(row.names) < row.read // PAGE:
+            start = len(row.names) * PAGE
+            before = row.names[-1] if row.names else digest(row.ask.adapter.encode(), ())
+            row.names.append(digest(before, row.tokens[start:start + PAGE]))
+            self.pages.name(row.pages[len(row.names) - 1], row.names[-1])
+
+    # -- choosing ----------------------------------------------------------------------------------------------------
+
+    def _choose(self, found: Sequence[tuple[Row, Tensor]]) -> None:
+        """The next token of every row, and as many more as were guessed rightly."""
+        step = 0
+        while found:
+            found = self._one(found, step)
+            step += 1
+
+    def _one(self, found: Sequence[tuple[Row, Tensor]], step: int) -> list[tuple[Row, Tensor]]:
+        """Choose at place `step` of each row's logits; the rows whose guess there was right."""
+        on = []
+        for (row, one), token in zip(found, chosen([row for row, _ in found],
+                                                   torch.stack([one[step] for _, one in found])), strict=True):
+            if row not in self.rows:                           # a copy of it failed
+                continue
+            if token is None:                                  # nothing at all may follow
+                self._finish(row, True)
+            elif isinstance(token, Exception):
+                self._fail(row.ask, token)
+            elif self._push(row, token, step) and step + 1 < len(one):
+                on.append((row, one))
+        return on
+
+    def _push(self, row: Row, token: Token, step: int) -> bool:
+        """Add a token; whether the row goes on and its guess at this step was right."""
+        if token.id in row.ask.ends:
+            self._finish(row, True)
+            return False
+        right = step < len(row.guess) and row.guess[step] == token.id
+        text = row.push(token)
+        self.counts.written += 1
+        row.ask.written += 1
+        with self.lock:
+            self.waiting.charge(row.ask.client, written=1)
+        if right:                                              # its keys and values are there
+            row.read += 1
+            self.counts.kept += 1
+            self._name(row)
+        if row.stream.stopped or row.written >= row.sampling.length:
+            self._finish(row, row.stream.stopped, text)
+            return False
+        if text:
+            self._tell(row.ask, Piece(row.index, text, row.take(False)))
+        return right
+
+    def _finish(self, row: Row, stopped: bool, text: str = "") -> None:
+        text += row.stream.end()
+        whole = row.grammar.accepts([]) if row.grammar else stopped
+        ask = row.ask
+        self.rows.remove(row)
+        ask.rows.remove(row)
+        self._release(row)
+        self._tell(ask, Piece(row.index, text, row.take(True), "stop" if whole else "length"))
+        if not ask.rows:
+            self.counts.finished += 1
+            ask.tell(Done(None, {"prompt": len(ask.prompt), "written": ask.written, "cached": ask.cached}))
+
+    def _tell(self, ask: Ask, piece: Piece) -> None:
+        ask.first = ask.first or time.monotonic()
+        ask.tell(piece)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self.counts.failed += 1
+        self._end(job)
+        job.tell(Failed(error))
+
+    def _end(self, job: Job) -> None:
+        """Free what a job holds."""
+        if isinstance(job, Ask):
+            for row in job.rows:
+                if row in self.rows:
+                    self.rows.remove(row)
+                    self._release(row)
+                elif row in self.parked:
+                    self.parked.remove(row)
+            job.rows = []
+
+    def _give_up(self, error: Exception) -> None:
+        for ask in {row.ask for row in (*self.rows, *self.parked)}:
+            self._fail(ask, error)
+        with self.lock:
+            left = [job for queue in self.waiting.queues.values() for job in queue]
+            for job in left:
+                self.waiting.remove(job.client, job)
+        for job in left:
+            self._fail(job, error)
+
+    def _check(self, ask: Ask) -> None:
+        if not self.writes:
+            raise RequestError("this model reads whole texts: it embeds or classifies them, and writes none")
+        prompt = np.asarray(ask.prompt)
+        if not len(prompt):
+            raise RequestError("there is nothing to go on from: the prompt needs at least one token")
+        if len(prompt) + ask.sampling.length > self.context:
+            raise TooLong(f"a prompt of {len(prompt)} tokens and {ask.sampling.length} new ones exceed the model's "
+                          f"context of {self.context}; shorten the prompt or ask for fewer tokens")
+        if int(prompt.min()) < 0 or int(prompt.max()) >= self.vocab:
+            raise RequestError(f"the prompt holds an id outside the model's vocabulary of {self.vocab} tokens")
+        if any(not 0 <= token < self.vocab for token in ask.sampling.logit_bias):
+            raise RequestError(f"logit_bias names a token outside the model's vocabulary of {self.vocab}")

@@ -1,0 +1,177 @@
+"""A model folder for the server: checked against its manifest before anything is answered, and what it is called.
+
+    text = load_text(Path("runs/chat"), Options())             # the engine, the tokenizer, the template, the identity
+
+Everything that decides an answer must be what the manifest recorded: weights, tokenizer, chat template, settings. A
+file that the manifest does not list is refused, too: a planted chat_template.jinja would change every answer.
+"""
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from meristem.codecs.base import Codec
+from meristem.codecs.chat import FILE, Chat
+from meristem.core.errors import RequestError
+from meristem.core.files import MANIFEST, read_json, verify
+from meristem.generate.encode import Pooling
+from meristem.hub.cache import adapter_of
+from meristem.nn.attention import two_way
+from meristem.nn.linear import compute_in
+from meristem.nn.paged import pageable
+from meristem.nn.quantise import quantise
+from meristem.serve.adapters import Bank
+from meristem.serve.engine import Engine
+from meristem.serve.settings import Settings
+from meristem.train import adapted
+
+DECIDES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", FILE, "modules.json",
+           "sentence_bert_config.json", "additional_chat_templates")
+GROUP = {8: 0, 4: 32}                   # columns that share a scale
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is served."""
+
+    settings: Settings = Settings()     # noqa: RUF009, it is frozen
+    dtype: Literal["", "float32", "bfloat16"] = ""             # "" = as the folder has it
+    bits: int = 0                       # 8 or 4: weights are quantised when they are loaded
+    adapters: Path | None = None
+    places: int = 256                   # adapters in memory
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where answers come from; every response carries it, so that `meristem trace` can go from a text to documents."""
+
+    run: str
+    checkpoint: str                     # hash of the weights
+    corpus: str = ""                    # hash of the training corpus, "" where the folder has no record of it
+    verified: bool = False              # the files are what a manifest recorded
+
+    def headers(self) -> dict[str, str]:
+        """As headers of a response."""
+        plain = self.run.encode("ascii", "replace").decode()
+        return {"x-meristem-run": plain, "x-meristem-checkpoint": self.checkpoint,
+                **({"x-meristem-corpus": self.corpus} if self.corpus else {})}
+
+
+@dataclass
+class TextModel:
+    """A decoder or an encoder of text, ready to be asked."""
+
+    name: str
+    engine: Engine
+    codec: Codec
+    identity: Identity
+    folder: Path
+    template: Chat | None = None
+    ends: frozenset[int] = frozenset()
+    bank: Bank | None = None
+    created: int = 0
+    pooling: Pooling = field(default_factory=Pooling)
+
+    @property
+    def kind(self) -> str:
+        """What it is made for."""
+        return "text" if self.writes else "encoder"
+
+    @property
+    def can(self) -> list[str]:
+        """Which endpoints answer for it."""
+        if not self.writes:
+            return ["classify"] if vars(self.module.config).get("head") == "sequence" else ["embeddings"]
+        return ["completions", *(["chat"] if self.template else []), "score", "embeddings"]
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a text."""
+        return self.engine.context
+
+    @property
+    def module(self) -> Any:
+        """The network."""
+        return self.engine.module
+
+    @cached_property
+    def writes(self) -> bool:
+        """Whether it goes on from a prompt."""
+        return not two_way(self.module)
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """Tokens at which a text ends."""
+        return frozenset({self.codec.end}) | self.ends | (self.template.ends if self.template else frozenset())
+
+    def adapters(self) -> list[str]:
+        """The names of the adapters that may be asked for."""
+        return self.bank.look() if self.bank else []
+
+
+def checked(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder after every file was compared with it; {} where it has none (a folder of the Hub)."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    if problem := verify(folder):
+        raise RequestError(f"{folder}: {problem}; it is not served. Fetch or export it again")
+    tree = read_json(folder / MANIFEST)
+    strange = [name for name in DECIDES if (folder / name).exists()
+               and not any(listed == name or listed.startswith(f"{name}/") for listed in tree["files"])]
+    if strange:
+        raise RequestError(f"{folder}: {strange[0]} is not in {MANIFEST}, though it would decide what is answered; "
+                           "remove it, or export the folder again with it")
+    return tree
+
+
+def identity_of(folder: Path, weights: str) -> Identity:
+    """The identity of a model folder whose weights have this hash; RequestError where the manifest says another."""
+    tree = checked(folder)
+    if tree.get("weights", weights) != weights:
+        raise RequestError(f"{folder}: the weights are {weights}, {MANIFEST} says {tree['weights']}; it is not served")
+    parent = folder.absolute().parent
+    run = parent.name if folder.name == "model" and (parent / "recipe.json").is_file() else folder.absolute().name
+    return Identity(run, weights, str(tree.get("corpus") or ""), bool(tree))
+
+
+def load(path: Path, options: Options, taken: Collection[str] = ()) -> TextModel:
+    """Whatever a folder holds, under a name that is not taken."""
+    model = load_text(path, options)
+    name, number = model.name.replace(":", "-"), 2
+    while name in taken:
+        name, number = f"{model.name}-{number}", number + 1
+    model.name = name
+    return model
+
+
+def load_text(path: Path, options: Options, name: str = "") -> TextModel:
+    """A model of text, its engine not yet started. RequestError for whatever is wrong with the folder."""
+    loaded = adapted.opened(path)
+    if loaded.codec is None:
+        raise RequestError(f"{loaded.folder} has no tokenizer.json, so it cannot be asked for text")
+    adapter, checkpoint = adapter_of(path.expanduser()), adapted.identity(path, loaded)
+    if adapter is None:
+        identity = identity_of(loaded.folder, checkpoint)
+    else:                                                      # its base was checked when it was opened
+        tree = checked(loaded.folder)
+        run = adapter.absolute().parent.name if adapter.name == "adapter" else adapter.absolute().name
+        identity = Identity(run, checkpoint, str(tree.get("corpus") or ""), bool(tree))
+    module = loaded.module
+    if options.bits:
+        quantise(module, options.bits, GROUP[options.bits])
+    if options.dtype:
+        dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
+        for p in module.parameters():
+            if p.is_floating_point():
+                p.data = p.data.to(dtype)
+        compute_in(module, None)
+    if not two_way(module) and not pageable(module):
+        raise RequestError(f"a {loaded.family} keeps no pages of keys and values, so it is not served; "
+                           "ask it with: meristem generate")
+    bank = Bank(module, loaded.family, checkpoint, options.adapters, options.places) if options.adapters else None
+    engine = Engine(module, loaded.codec, options.settings, bank)
+    return TextModel(name or identity.run, engine, loaded.codec, identity, loaded.folder, loaded.chat, loaded.ends,
+                     bank, int(loaded.folder.stat().st_mtime), Pooling.read(loaded.folder))

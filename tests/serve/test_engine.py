@@ -1,0 +1,157 @@
+"""The engine writes each text as if it were alone: batches, pieces, pages, copies, guesses, clients that leave."""
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meristem.codecs.char import Char
+from meristem.core.errors import RequestError
+from meristem.generate.autoregressive import generate
+from meristem.generate.sampling import Sampling
+from meristem.serve.engine import Engine
+from meristem.serve.jobs import Ask, Call, Done, Failed, Piece
+from meristem.serve.settings import Busy, Settings, TooLong
+from tests.generate import small
+
+CODEC = Char("".join(chr(33 + i) for i in range(small.VOCAB - 1)))
+
+
+def engine(**more: Any) -> Engine:
+    """Around the small model; torch's products, so that the tests' bits are those of `generate` without a kernel."""
+    return Engine(small.model(context=256), CODEC, Settings(exact=True, **more))
+
+
+def drain(made: Engine, limit: int = 2000) -> None:
+    """Step until there is nothing left to do."""
+    with made.ready():
+        while made.step():
+            limit -= 1
+            assert limit, "the engine does not come to an end"
+
+
+class Heard(list[Any]):
+    """What was told of a job."""
+
+    def tokens(self, index: int = 0) -> list[int]:
+        """The ids of one copy."""
+        return [t.id for e in self if isinstance(e, Piece) and e.index == index for t in e.tokens]
+
+    def text(self, index: int = 0) -> str:
+        """The text of one copy."""
+        return "".join(e.text for e in self if isinstance(e, Piece) and e.index == index)
+
+
+def ask(prompt: Sequence[int] | np.ndarray, sampling: Sampling, **more: Any) -> tuple[Ask, Heard]:
+    """A job and what is heard of it."""
+    heard = Heard()
+    return Ask(prompt=list(prompt), sampling=sampling, tell=heard.append, ends=frozenset({0}), **more), heard
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_each_of_many_texts_is_what_it_is_alone(ahead: int) -> None:
+    """Different settings, lengths and copies; so few pages that texts have to make room for each other."""
+    model, prompts, rng = small.model(context=256), small.prompts(9, longest=70), random.Random(ahead)
+    made, asked = engine(rows=6, chunk=48, memory=1, ahead=ahead), []
+    for i, prompt in enumerate(prompts):
+        sampling = Sampling(length=rng.randint(20, 60), temperature=rng.choice([0.0, 0.7, 1.3]), seed=i,
+                            top_p=rng.choice([1.0, 0.9]), top_k=rng.choice([0, 5]),
+                            repetition_penalty=rng.choice([1.0, 1.3]))
+        one, heard = ask(prompt, sampling, copies=rng.choice([1, 3]), client=str(i % 3))
+        asked.append((prompt, sampling, one, heard))
+        made.submit(one)
+    drain(made)
+    for prompt, sampling, one, heard in asked:
+        for i, want in enumerate(generate(model, [prompt], sampling, stop={0}, copies=one.copies)):
+            got = [t for e in heard if isinstance(e, Piece) and e.index == i for t in e.tokens]
+            assert [t.id for t in got] == want.tokens
+            assert [t.logprob for t in got] == pytest.approx(want.logprobs, abs=1e-4)
+            reasons = [e.reason for e in heard if isinstance(e, Piece) and e.index == i and e.reason]
+            assert reasons == ["stop" if want.stopped else "length"]
+        assert isinstance(heard[-1], Done)
+    assert made.pages.used == 0 and made.idle and made.counts.parked > 0
+    assert made.counts.found > 0                               # copies found their prompt
+    assert not ahead or made.counts.kept > 0
+
+
+def test_who_leaves_frees_his_pages_and_who_waits_too_long_is_told() -> None:
+    made = engine(rows=4)
+    leaving, heard = ask([5] * 40, Sampling(length=100), copies=2)
+    late, heard_late = ask([6] * 40, Sampling(length=100), deadline=time.monotonic() - 1)
+    waiting, heard_waiting = ask([7] * 40, Sampling(length=100))
+    for one in (leaving, late):
+        made.submit(one)
+    with made.ready():
+        for _ in range(3):
+            made.step()
+    assert made.pages.used > 0 and heard and isinstance(heard_late[-1], Failed)
+    made.submit(waiting)
+    made.cancel(leaving)
+    made.cancel(waiting)
+    count = len(heard)
+    drain(made)
+    assert made.pages.used == 0 and len(heard) == count and not heard_waiting
+    assert made.counts.cancelled == 2 and made.counts.failed == 1
+
+
+def test_a_full_queue_says_when_to_come_back_and_what_can_never_be_answered_is_refused() -> None:
+    made = engine(queue=2)
+    for _ in range(2):
+        made.submit(ask([5], Sampling(length=1))[0])
+    with pytest.raises(Busy) as busy:
+        made.submit(ask([5], Sampling(length=1))[0])
+    assert busy.value.after >= 1 and made.counts.refused == 1
+    with pytest.raises(TooLong, match="256"):
+        made.submit(ask([5] * 250, Sampling(length=7))[0])
+    for prompt in ([], [61], [-1]):
+        with pytest.raises(RequestError):
+            made.submit(ask(prompt, Sampling(length=1))[0])
+    drain(made)
+    made.submit(ask([5] * 249, Sampling(length=7))[0])
+    drain(made)
+
+
+def test_calls_take_their_turn_and_a_failure_stays_in_its_request() -> None:
+    made, told = engine(), Heard()
+    made.submit(Call(work=lambda module: module.config.vocab, tell=told.append))
+    made.submit(Call(work=lambda module: 1 // 0, tell=told.append))
+    one, heard = ask([5, 6], Sampling(length=3))
+    made.submit(one)
+    drain(made)
+    assert told[0] == Done(small.VOCAB) and isinstance(told[1].error, ZeroDivisionError)
+    assert isinstance(heard[-1], Done)
+
+
+def test_clients_share_by_tokens() -> None:
+    """One who asks for much waits for one who asks for little: both begin, whoever came first."""
+    made, order = engine(rows=1), []
+    for client, count in (("greedy", 4), ("modest", 1)):
+        for _ in range(count):
+            one, _ = ask([5] * 30, Sampling(length=10), client=client)
+            one.tell = lambda event, client=client: order.append(client) if isinstance(event, Done) else None
+            made.submit(one)
+    drain(made)
+    assert order.index("modest") == 1
+
+
+def test_the_loop_runs_on_its_own_thread_and_ends() -> None:
+    made = engine()
+    made.start()
+    one, heard = ask([5, 6, 7], Sampling(length=4))
+    made.submit(one)
+    until = time.monotonic() + 20
+    while not (heard and isinstance(heard[-1], Done)):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    made.stop()
+    assert made.thread is not None and not made.thread.is_alive()
+
+
+def test_the_native_kernel_writes_the_same_texts() -> None:
+    made, prompt = Engine(small.model(context=256), CODEC), small.prompts(1)[0]
+    one, heard = ask(prompt, Sampling(length=12))
+    made.submit(one)
+    drain(made)
+    assert heard.tokens() == generate(small.model(context=256), [prompt], length=12, stop={0})[0].tokens
