@@ -39,7 +39,8 @@ from meristem.core.errors import MeristemError, nearest
 VERBS: dict[str, Callable[..., Answer]] = {
     "quickstart": quickstart, "curate": curate, "plan": plan, "pretrain": pretrain, "adapt": adapt,
     "evaluate": evaluate, "generate": generate, "chat": chat, "serve": serve, "compare": compare, "export": export,
-    "card": card, "replay": replay, "trace": trace, "verify": verify, "launch": launch, "list": list_entries, "show": show,
+    "card": card, "replay": replay, "trace": trace, "verify": verify, "launch": launch, "list": list_entries,
+    "show": show,
     "doctor": doctor}
 EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to "
           "standard error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped.")
