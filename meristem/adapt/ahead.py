@@ -6,6 +6,7 @@ keep their own numbers outside and are `length` further inside, and a cache begi
 import abc
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,14 @@ def words(module: nn.Module, length: int, text: str, seed: int, codec: Codec | N
         raise RequestError("a text to begin with needs the model's tokenizer")
     ids: list[int] = np.asarray(codec.encode(text)).tolist()
     return torch.tensor((ids * (length // max(1, len(ids)) + 1))[:length], dtype=torch.long)
+
+
+def length_of(config: Mapping[str, Any]) -> int:
+    """How many places an adapter's file has; RequestError for one that is not before a single decoder."""
+    length = config.get("num_virtual_tokens")
+    if not isinstance(length, int) or config.get("num_transformer_submodules", 1) not in (1, None):
+        raise RequestError(f"num_virtual_tokens = {length!r} is not a number of places before one decoder")
+    return length
 
 
 def attentions(module: nn.Module) -> list[Attention]:

@@ -84,6 +84,26 @@ def free(module: nn.Module, names: Iterable[str]) -> None:
                                "leave it out of where")
 
 
+def keep(module: nn.Module, where: str) -> None:
+    """Train the linear layers that `where` matches as they are, beside an adapter, and save them with it (PEFT's
+    modules_to_save): a new head. RequestError: no such layer, one that is tied to another, or has an adapter."""
+    known, adapted, shared = linears(module), layers(module, Layer), {n for pair in tied(module).items() for n in pair}
+    names = [name for name in known if re.fullmatch(where, name)]
+    if not names:
+        raise RequestError(f"no Linear layer's name matches save={where!r}; {nearest(where, known)}")
+    for name in names:
+        if name in adapted or f"{name}.weight" in shared:
+            raise RequestError(f"{name} {'has an adapter' if name in adapted else 'shares its weight with another'}, "
+                               "so it cannot be trained whole beside it; leave it out of save")
+        known[name].requires_grad_(True)
+        known[name].kept = True
+
+
+def kept(module: nn.Module) -> dict[str, Any]:
+    """The layers that `keep` chose, by name."""
+    return {name: m for name, m in module.named_modules() if m.__dict__.get("kept")}
+
+
 def put(module: nn.Module, name: str, layer: nn.Module) -> None:
     """Set the submodule of that name."""
     parent, _, leaf = name.rpartition(".")
@@ -155,6 +175,13 @@ class Names:
         words = sorted({name.rpartition(".")[2] for name in names})
         meant = {name for name in self.places if name.rpartition(".")[2] in words}
         return words if meant == names else sorted(names)
+
+    def whole(self, name: str) -> str:
+        """Their name of a layer that stands alone there, as it is; RequestError for another."""
+        place = self.of.get(name)
+        if place is None or len(place.ours) > 1 or place.turned or place.heads > 1:
+            raise RequestError(f"{name} is no layer of its own in the folder's format; leave it out of save")
+        return place.theirs
 
     def stems(self) -> Iterator[tuple[str, Place]]:
         """(name in a file, place): theirs, and our own names, which older files of ours use."""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meristem.adapt import base
-from meristem.adapt.ahead import Ahead, attentions, words
+from meristem.adapt.ahead import Ahead, attentions, length_of, words
 from meristem.adapt.base import Names
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
@@ -124,9 +124,7 @@ def pack(module: nn.Module, names: Names) -> tuple[dict[str, Any], dict[str, Ten
 def fill(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], names: Names,
          note: Mapping[str, Any]) -> nn.Module:
     """The model behind the prefix of a file."""
-    length = config.get("num_virtual_tokens")
-    if not isinstance(length, int) or config.get("num_transformer_submodules", 1) not in (1, None):
-        raise RequestError(f"num_virtual_tokens = {length!r} is not a number of places before one decoder")
+    length = length_of(config)
     made = Prefixed(module, length)
     keys = made.keys()
     groups, size = keys[0].k.shape[1:]

@@ -9,10 +9,12 @@ from typing import Any
 from meristem.core.config import Part
 from meristem.core.run import Data, Group, Run, Train
 
+LORA = Part("lora", {"rank": 8, "alpha": 32.0})
 
-def _task(name: str, adapt: Part | None, lr: float, **train: Any) -> Run:
-    return Run(name=name, data=Data(examples="answers"), adapt=adapt,
-               train=Train(steps=120, batch=16, context=64, lr=lr, warmup=5, weight_decay=0.0, guard=False, **train))
+
+def _task(name: str, adapt: Part | None, lr: float, examples: str = "answers", **train: Any) -> Run:
+    given: dict[str, Any] = {"steps": 120, "batch": 16, "context": 64, "warmup": 5, "weight_decay": 0.0, "guard": False}
+    return Run(name=name, data=Data(examples=examples), adapt=adapt, train=Train(lr=lr, **{**given, **train}))
 
 
 def full() -> Run:
@@ -30,7 +32,7 @@ def lora() -> Run:
     Command: `meristem adapt MODEL lora data.corpus=ROWS --out runs/lora`. CPU time: not measured yet.
     Expected: not measured yet.
     """
-    return _task("lora", Part("lora", {"rank": 8, "alpha": 32.0}), 1e-2)
+    return _task("lora", LORA, 1e-2)
 
 
 def lora_plus() -> Run:
@@ -39,7 +41,7 @@ def lora_plus() -> Run:
     Command: `meristem adapt MODEL lora_plus data.corpus=ROWS --out runs/plus`. CPU time: not measured yet.
     Expected: not measured yet.
     """
-    return _task("lora_plus", Part("lora", {"rank": 8, "alpha": 32.0}), 2e-3, groups=(Group(r"\.b$", 16.0),))
+    return _task("lora_plus", LORA, 2e-3, groups=(Group(r"\.b$", 16.0),))
 
 
 def qlora() -> Run:
@@ -102,5 +104,4 @@ def domain() -> Run:
     Command: `meristem adapt MODEL domain data.corpus=CORPUS --out runs/domain`. CPU time: not measured yet.
     Expected: not measured yet.
     """
-    return Run(name="domain", adapt=Part("lora", {"rank": 8, "alpha": 32.0}),
-               train=Train(steps=120, batch=16, context=64, lr=1e-2, warmup=5, weight_decay=0.0, validate_every=30))
+    return _task("domain", LORA, 1e-2, "", validate_every=30, guard=True)

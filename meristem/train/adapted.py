@@ -6,6 +6,8 @@
 A method whose effect plain weights can have (lora, qlora, ia3) leaves `adapter/` and the merged `model/`; the others
 (prefix, prompt, gated_prefix, bottleneck) leave `adapter/` alone, which every verb takes in place of a model.
 """
+import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,22 +15,38 @@ import torch
 from torch import nn
 
 from meristem.adapt import files
-from meristem.adapt.base import Layer, layers
+from meristem.adapt.base import Layer, keep, layers, linears
 from meristem.codecs.base import Codec
 from meristem.core import registry
 from meristem.core.config import Part, build
 from meristem.core.errors import RequestError
 from meristem.core.files import digest, digest_bytes, read_json
+from meristem.core.names import tied
 from meristem.hub import hf
 from meristem.hub.cache import adapter_of
 from meristem.nn.linear import Linear
 
 
-def attach(part: Part, module: nn.Module, seed: int, codec: Codec) -> nn.Module:
-    """`module` frozen, with what the method trains; RequestError lists unknown methods and fields with the nearest."""
+def attach(part: Part, module: nn.Module, seed: int, codec: Codec, save: str = "") -> nn.Module:
+    """`module` frozen, with what the method trains; RequestError lists unknown methods and fields with the nearest.
+
+    The field `save`, of any method, is a regular expression for layers that are trained whole and saved beside the
+    adapter; where the run gives the base a new head, that one (`save`).
+    """
     entry = registry.load("adapt", part.name)
-    made: nn.Module = entry.attach(module, build(entry.Config, part), seed, codec)
+    config = build(entry.Config, Part(part.name, {k: v for k, v in part.fields.items() if k != "save"}))
+    made: nn.Module = entry.attach(module, config, seed, codec)
+    if where := part.fields.get("save", save):
+        keep(files.inside(made), str(where))
     return made
+
+
+def fresh(module: nn.Module, known: Collection[str]) -> str:
+    """A regular expression for the layers of a new head: `head`, and those without weights in the base, whose names are
+    `known`; "" where the head is tied to the embedding."""
+    shared = {name for pair in tied(module).items() for name in pair}
+    names = [name for name in linears(module) if name == "head" or f"{name}.weight" not in known]
+    return "|".join(re.escape(name) for name in names if f"{name}.weight" not in shared)
 
 
 def lean(module: nn.Module, dtype: torch.dtype) -> None:
@@ -71,7 +89,11 @@ def opened(path: str | Path) -> hf.Loaded:
         raise RequestError(f"{adapter / files.CONFIG} does not name its base model; load the base, then call "
                            f"adapt.files.load({str(adapter)!r}, ...)")
     loaded = hf.load(base, near=adapter)
-    module = files.load(adapter, loaded.module, loaded.family, hf.identity(loaded.family, loaded.module)).eval()
+    identity, network = hf.identity(loaded.family, loaded.module), loaded.module
+    if fields := files.differs(adapter):
+        from meristem.train.run import other_head  # it asks this file to attach and merge
+        _, network = other_head(loaded.family, loaded.config, network, fields)
+    module = files.load(adapter, network, loaded.family, identity).eval()
     return replace(loaded, module=module, config=module.config)
 
 

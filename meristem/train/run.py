@@ -263,7 +263,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
     machine.set_threads()
     corpus = corpus_of(run)
     torch.manual_seed(seed_of(run.seed, "weights"))
-    loaded, kept = hf.load(run.base) if run.base else None, None
+    loaded, kept, new = hf.load(run.base) if run.base else None, None, ""
     if loaded:
         family, config = loaded.family, loaded.config
         base_hash, module = hf.identity(family, loaded.module), loaded.module.float()      # as the folder has it
@@ -276,7 +276,9 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         if run.train.context > vars(config).get("context", run.train.context):
             raise RequestError(f"train.context={run.train.context} exceeds the base model's {config.context}")
         if "head" in run.model.fields:
+            before = {*module.state_dict()}
             config, module = other_head(family, config, module, {**run.model.fields, **classes(run, corpus)})
+            new = adapted.fresh(module, before)
     else:
         codec, family, base_hash = codec_of(run.data.codec, corpus, progress), run.model.name, ""
         entry = registry.load("models", family)
@@ -286,7 +288,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
         module = entry.Model(config)
         groups.widen(module, run.train)
     if run.adapt:
-        module = adapted.attach(run.adapt, module, seed_of(run.seed, "adapter"), codec)
+        module = adapted.attach(run.adapt, module, seed_of(run.seed, "adapter"), codec, new)
         if run.base and "head" not in run.model.fields:
             adapted.lean(module, getattr(torch, run.train.dtype))
     shards = tokenise(corpus, codec, progress)
@@ -461,7 +463,9 @@ def finish(parts: Parts, folder: Path, facts: dict[str, Any], seconds: float, pr
     whole: torch.nn.Module | None = model
     if parts.run.adapt:
         base = lasting(parts.run.base, folder / "adapter")
-        files.save(folder / "adapter", model, parts.family, parts.base_hash, base)
+        other = {key: value for key in ("head", "labels") if "head" in parts.run.model.fields
+                 and (value := to_dict(parts.config).get(key)) is not None}
+        files.save(folder / "adapter", model, parts.family, parts.base_hash, base, other)
         if parts.run.base and "head" not in parts.run.model.fields:
             model = adapted.again(parts.run.base, folder / "adapter")          # the base's whole numbers (`lean`)
         whole = adapted.merged(model)
