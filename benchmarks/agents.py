@@ -26,7 +26,6 @@ from meristem.core.errors import RequestError
 from meristem.core.random import seed_of
 from meristem.core.types import Document
 from meristem.evals.statistics import wilson
-from meristem.evals.tasks.bfcl import PARTS, accepts
 from meristem.generate.agents import loop
 from meristem.generate.agents.policy import Caller
 from meristem.generate.agents.tools import Tool, calculator, retriever
@@ -89,6 +88,7 @@ def schema_of(tree: Any) -> dict[str, Any]:
 
 def functions(data: Path, made: Made, limit: int) -> dict[str, Any]:
     """Each part's share of requests answered with accepted calls (irrelevance: with none)."""
+    from meristem.evals.tasks.bfcl import PARTS, accepts
     table: dict[str, Any] = {}
     for part in PARTS:
         rows = rows_of(data / "bfcl" / f"BFCL_v4_{part}.json.gz")[:limit]

@@ -120,9 +120,11 @@ class Store:
             rankings.append([int(n) for n in np.argsort(-found, kind="stable")[:POOL] if found[n] > 0])
             scores = found
         similar: dict[int, float] = {}
+        vector = None
         if way != "words":
             assert self.encoder
-            values, places = self.index.search(self.encoder([question]), min(POOL, len(self.chunks)))
+            vector = self.encoder([question])
+            values, places = self.index.search(vector, min(POOL, len(self.chunks)))
             similar = {int(n): float(v) for n, v in zip(places[0], values[0], strict=True)}
             rankings.append(sorted(similar, key=lambda n: (-similar[n], n)))
         if way == "hybrid":
@@ -133,20 +135,15 @@ class Store:
             worth: Any = total
         else:
             best, worth = rankings[0][:count], scores if way == "words" else similar
-        return [Hit(self.chunks[n], float(worth[n]), self.covered(asked, n), self._similarity(question, n, similar))
-                for n in best]
+        cosine = np.zeros(len(best)) if vector is None or self.vectors is None else self.vectors[best] @ vector[0]
+        return [Hit(self.chunks[n], float(worth[n]), self.covered(asked, n), float(c))
+                for n, c in zip(best, cosine, strict=True)]
 
     def covered(self, asked: Sequence[str], number: int) -> float:
         """The share of these words that a passage holds, each weighted by log(1 + N / how many hold it)."""
         weights = {word: math.log1p(len(self.chunks) / max(self.counts[word], 0.5)) for word in set(asked)}
         whole = sum(weights.values())
         return sum(w for word, w in weights.items() if word in self.held[number]) / whole if whole else 0.0
-
-    def _similarity(self, question: str, number: int, known: dict[int, float]) -> float:
-        if number in known or self.encoder is None or not known:
-            return known.get(number, 0.0)
-        assert self.vectors is not None
-        return float(self.vectors[number] @ self.encoder([question])[0])
 
     def save(self, folder: Path) -> None:
         """Write the folder, whole or not at all; one that holds something else is refused."""
