@@ -1,18 +1,19 @@
-"""An own isoFLOP valley: for each budget of FLOPs the loss over model sizes, a law through it, and larger runs forecast.
+"""An own isoFLOP valley: for each budget of FLOPs the loss over model sizes, a law through it, larger runs forecast.
 
     meristem curate stdlib --out CORPUS --limit 32M
     python -m benchmarks.isoflop CORPUS --minutes 18               # trains what is missing; again until nothing is
-    python -m benchmarks.isoflop CORPUS --score                    # the law, the valleys, the forecasts; the figure
+    python -m benchmarks.isoflop CORPUS --score                    # the valleys, the law, the forecasts; the figure
 
 Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556), approaches 2 and 3, small: decoders of 40 thousand to 4 million
 parameters on BPE of 512 ids, contexts of 128 tokens, at 1e12, 3e12 and 1e13 FLOPs (the whole attention square counted,
-which is what one chunk of queries computes). Batch, rate and optimizer are those that a plan would give. The law is
-fitted to these runs alone; the runs at 3e13 and 1e14 FLOPs, each of the size that the law finds best, must fall into
-its 80 % interval (E4, E8). At 3e12 FLOPs two sizes are trained with three seeds: smaller for longer against bigger for
-shorter (E9). Rows: results/isoflop.jsonl, a run a line; figure: docs/pictures/isoflop.svg.
+which is what one chunk of queries computes). Batch, rate and optimizer are those that a plan would give. Each larger
+run, at 1e13, 3e13 and 1e14 FLOPs, has the size that a law of all runs of smaller budgets finds best, and must fall into
+that law's 80 % interval (E4, E8). At 3e12 FLOPs two sizes are trained with three seeds: smaller for longer against
+bigger for shorter (E9). Rows: results/isoflop.jsonl, a run a line; figure: docs/pictures/isoflop.svg.
 """
 import argparse
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +41,7 @@ FIGURE = Path(__file__).parent.parent / "docs" / "pictures" / "isoflop.svg"
 CODEC = Part("bpe", {"vocab": 512})
 SHAPES = [Shape(*s, 128) for s in ((32, 2), (64, 2), (64, 4), (96, 4), (128, 4), (192, 4), (256, 5))]
 VALLEYS = {1e12: SHAPES[:5], 3e12: SHAPES[:6], 1e13: SHAPES[1:6]}
-LARGER = (3e13, 1e14)
+LARGER = (1e13, 3e13, 1e14)
 SEEDS, SMALLER, BIGGER = 3, SHAPES[1], SHAPES[5]               # at 3e12 FLOPs
 COMPILED = 5e12                         # FLOPs from which a run pays for compiling (15 s)
 
@@ -67,20 +68,18 @@ def run_of(shape: Shape, flops: float, text: Text, seed: int = 0) -> Run:
 
 def runs(text: Text, rows: Path) -> Iterator[Run]:
     """Every run, cheapest first; the larger ones come last, for the law of the others names their size."""
-    for flops, shapes in VALLEYS.items():
-        yield from (run_of(shape, flops, text) for shape in shapes)
+    for flops in (1e12, 3e12):
+        yield from (run_of(shape, flops, text) for shape in VALLEYS[flops])
     for seed in range(1, SEEDS):
         yield from (run_of(shape, 3e12, text, seed) for shape in (SMALLER, BIGGER))
     for flops in LARGER:
-        yield run_of(best(flops, text, law_of(valley(text, read(rows)))), flops, text)
+        yield run_of(best(flops, text, law_of(below(flops, read(rows)))), flops, text)
+        yield from (run_of(shape, flops, text) for shape in VALLEYS.get(flops, ()))
 
 
-def valley(text: Text, rows: list[Row]) -> list[Row]:
-    """The rows that the law is fitted to: the valleys' own, seed 0, in order."""
-    shapes = {(s.dim, s.layers) for s in SHAPES}
-    found = [r for r in rows if (r["dim"], r["layers"]) in shapes and r["vocab"] == text.vocab and r["seed"] == 0
-             and r["flops"] < 0.5 * LARGER[0]]
-    return sorted(found, key=lambda r: (budget(r), r["parameters"]))
+def below(flops: float, rows: list[Row]) -> list[Row]:
+    """The rows of smaller budgets, seed 0: what a law that forecasts this budget may know."""
+    return sorted((r for r in rows if r["seed"] == 0 and budget(r) < flops), key=lambda r: (budget(r), r["parameters"]))
 
 
 def budget(row: Row) -> float:
@@ -90,7 +89,8 @@ def budget(row: Row) -> float:
 
 def law_of(rows: list[Row]) -> forecast.Forecast:
     """The law through the valleys, with its intervals."""
-    return forecast.of(points_of(rows), unit="bits/byte", source="benchmarks.isoflop", prior=scaling.Prior())
+    return forecast.of(points_of(rows), unit="bits/byte", source="benchmarks.isoflop",
+                       prior=scaling.Prior(centre=scaling.own()))
 
 
 def best(flops: float, text: Text, law: forecast.Forecast) -> Shape:
@@ -111,10 +111,9 @@ def minimum(rows: list[Row]) -> tuple[float, float]:
 
 def score(text: Text, rows: list[Row]) -> dict:
     """Everything the page says."""
-    fitted = valley(text, rows)
-    law = law_of(fitted)
-    larger = []
+    larger, whole = [], law_of(below(math.inf, rows))
     for flops in LARGER:
+        law = law_of(below(flops, rows))
         for row in (r for r in rows if budget(r) == flops):
             data = scaling.effective(row["bytes"], row["unique_bytes"])
             low, high = law.interval(row["parameters"], data)
@@ -123,24 +122,26 @@ def score(text: Text, rows: list[Row]) -> dict:
                            "measured": row["bits_per_byte"], "inside": low <= row["bits_per_byte"] <= high})
     bottoms = {}
     for flops in VALLEYS:
-        own = [r for r in fitted if budget(r) == flops]
+        own = [r for r in below(math.inf, rows) if budget(r) == flops]
+        if len(own) < 3:
+            continue
         n, loss = minimum(own)
         tokens = flops / 6 / n
         bottoms[f"{flops:g}"] = {"parameters": round(n), "bits_per_byte": round(loss, 4),
                                  "tokens_per_parameter": round(tokens / n, 1), "runs": len(own)}
     duel = {f"{s.dim}x{s.layers}": [round(r["bits_per_byte"], 4) for r in rows if budget(r) == 3e12
                                     and (r["dim"], r["layers"]) == (s.dim, s.layers)] for s in (SMALLER, BIGGER)}
-    ratios = [each.tokens_per_parameter(1e13) / text.bytes_per_token for each in law.laws]
+    ratios = [each.tokens_per_parameter(1e13) / text.bytes_per_token for each in whole.laws]
     low, high = np.quantile(ratios, [0.1, 0.9])
-    return {"law": scaling.to_json(law.law), "scatter": law.scatter, "valleys": bottoms, "larger": larger, "duel": duel,
+    return {"law": scaling.to_json(whole.law), "scatter": whole.scatter, "valleys": bottoms, "larger": larger,
+            "duel": duel,
             "tokens_per_parameter_1e13": [round(float(low), 1), round(float(high), 1)],
             "cpu_minutes": round(sum(r["seconds"] for r in rows) / 60, 1), "runs": len(rows)}
 
 
 def draw(text: Text, rows: list[Row]) -> None:
     """The figure: measured losses over sizes for each budget, the law's curves, the larger runs' forecasts."""
-    fitted, lines = valley(text, rows), []
-    law = law_of(fitted)
+    lines, law = [], law_of(below(math.inf, rows))
     for flops in (*VALLEYS, *LARGER):
         own = sorted((r["parameters"], r["bits_per_byte"]) for r in rows if budget(r) == flops and r["seed"] == 0)
         curve = []
@@ -152,7 +153,7 @@ def draw(text: Text, rows: list[Row]) -> None:
         lines.append(svg.Line(f"law at {short(flops, 'FLOP')}", curve, "faint"))
         if own:
             lines.append(svg.Line(f"{short(flops, 'FLOP')}", [(math.log10(n), loss) for n, loss in own],
-                                  "dots" if flops in VALLEYS else "second"))
+                                  "dots" if len(own) > 1 else "main"))
     losses = [y for line in lines if line.style != "faint" for _, y in line.points]
     figure = svg.curves("Bits per byte over parameters, each line one budget of FLOPs", lines, "parameters",
                         "bits per byte", y_range=(min(losses) - 0.05, max(losses) + 0.05),
@@ -168,13 +169,18 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further run after so long")
     parser.add_argument("--score", action="store_true")
-    parser.add_argument("--tiny", action="store_true", help="a thousandth of every budget: does it work?")
+    parser.add_argument("--tiny", action="store_true", help="two runs of 1e10 FLOPs: does it work?")
     given = parser.parse_args()
     text, corpus = text_of(given.corpus)
     if given.score:
         rows = read(given.rows)
         draw(text, rows)
         record("isoflop", score(text, rows))
+        return
+    if given.tiny:
+        with tempfile.TemporaryDirectory() as folder:
+            few = [run_of(shape, 1e10, text) for shape in SHAPES[:2]]
+            print(points_of(pilots(few, text, corpus, Path(folder), Path(folder) / "rows.jsonl")))
         return
     begun = time.monotonic()
     wanted = runs(text, given.rows)

@@ -1,17 +1,17 @@
 """Published runs refitted: Chinchilla's 240 (constants, objective, coverage) and the over-trained ones of Gadre et al.
 
     python -m benchmarks.scaling_points svg_extracted_data.csv                    # (N, FLOP, loss) of Epoch AI
-    python -m benchmarks.scaling_points svg_extracted_data.csv --runs exp_data/models         # and the over-trained
+    python -m benchmarks.scaling_points --runs exp_data/models                    # instead: the over-trained
     python -m benchmarks.scaling_points svg_extracted_data.csv --write            # plan/chinchilla.json
 
 Chinchilla: Besiroglu et al. 2024 (https://arxiv.org/abs/2404.10102) read the runs off Hoffmann et al.'s figure 4; the
 five of lowest D/N are left out, D = C / 6N. Coverage: the largest fifth by compute forecast from the rest, and what
-each part of the interval adds (`plan.forecast`). Over-training: Gadre et al. 2024 (https://arxiv.org/abs/2403.08540), 104
-runs on three corpora with 5 to 640 tokens a parameter; the law is fitted to the runs of at most 0.16 B parameters and
-forecasts those of 0.4, 1.4 and 6.9 B. About two CPU minutes.
+each part of the interval adds (`plan.forecast`). Over-training: Gadre et al. 2024 (https://arxiv.org/abs/2403.08540),
+104 runs on three corpora with 5 to 640 tokens a parameter; the law is fitted to the runs of at most 0.16 B parameters
+and forecasts those of 0.4, 1.4 and 6.9 B: freely, and with the exponents' prior, as three sizes cannot tell E from A
+and alpha. About two CPU minutes in all.
 """
 import argparse
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -70,17 +70,27 @@ def overtrained(folder: Path) -> dict:
             loss = [r["loss"] for r in tree["results"] if any(HELD_OUT in place for place in r["val_data"])]
             rows.append([tree["hyperparameters"]["params"], tree["hyperparameters"]["tokens"], *loss[:1]])
         points = np.array([r for r in rows if len(r) == 3])
-        small = points[points[:, 0] < SMALL]
-        made = forecast.of(small, source=corpus)
+        small, larger_runs = points[points[:, 0] < SMALL], points[points[:, 0] >= SMALL]
+        free = scaling.fit(small)
+        made = forecast.of(small, source=corpus, prior=scaling.Prior())
         larger = []
-        for n, d, loss in points[points[:, 0] >= SMALL]:
+        for n, d, loss in larger_runs:
             low, high = made.interval(n, d)
             larger.append({"parameters": n, "tokens_per_parameter": round(d / n), "measured": round(loss, 4),
                            "forecast": round(made.law.loss(n, d), 4), "inside": bool(low <= loss <= high)})
         errors = [abs(r["forecast"] / r["measured"] - 1) for r in larger]
         over = [r for r in larger if r["tokens_per_parameter"] > 100]
+        slopes = {}                                            # of log(L - E) over log C, along one D / N
+        for ratio in sorted({round(float(d / n)) for n, d, _ in points}):
+            own = np.array([(math.log(n * d), math.log(loss - made.law.E)) for n, d, loss in points
+                            if round(float(d / n)) == ratio])
+            if len(own) >= 4:
+                slopes[ratio] = round(float(np.polyfit(*own.T, 1)[0]), 4)
         found[corpus] = {"fitted": len(small), "alpha": round(made.law.alpha, 4), "beta": round(made.law.beta, 4),
                          "E": round(made.law.E, 4), "held_out": len(larger),
+                         "free": {"alpha": round(free.alpha, 4), "E": round(free.E, 4), "mean_error": round(float(
+                             np.mean([abs(free.loss(n, d) / loss - 1) for n, d, loss in larger_runs])), 4)},
+                         "slope_by_tokens_per_parameter": slopes,
                          "mean_error": round(float(np.mean(errors)), 4), "largest_error": round(max(errors), 4),
                          "covered": round(float(np.mean([r["inside"] for r in larger])), 3),
                          "over_trained": {"runs": len(over), "mean_error": round(float(np.mean(
@@ -92,10 +102,15 @@ def overtrained(folder: Path) -> dict:
 def main() -> None:
     """Fit, forecast, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("table", type=Path, nargs="?")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--write", action="store_true", help="keep the refit as the package's law for large runs")
     given = parser.parse_args()
+    if given.runs:
+        record("over_training", overtrained(given.runs))
+        return
+    if given.table is None:
+        parser.error("give the table of Chinchilla's runs, or --runs FOLDER")
     points = points_of(given.table)
     source = "Chinchilla's 240 runs (Epoch AI's reading of figure 4), refitted by benchmarks/scaling_points.py"
     whole = forecast.of(points, source=source)
@@ -112,10 +127,7 @@ def main() -> None:
         "objective": scaling.objective(law, points),
         "objective_hoffmann": scaling.objective(HOFFMANN, points), "tokens_per_parameter": ratios,
         "at_gophers_budget_80": [round(float(q), 1) for q in np.quantile(spread, [0.1, 0.9])],
-        "coverage": coverage(points), "over_training": overtrained(given.runs) if given.runs else None,
-        "loss_hoffmann_70b": HOFFMANN.loss(70e9, 1.4e12), "log_distance_hoffmann": math.log(HOFFMANN.loss(
-            70e9, 1.4e12) / law.loss(70e9, 1.4e12))})
-    print(json.dumps(ratios))
+        "coverage": coverage(points)})
 
 
 if __name__ == "__main__":
