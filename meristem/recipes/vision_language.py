@@ -50,8 +50,8 @@ def flamingo() -> Run:
     """A frozen language model learns to see: new words for colours, from worked examples of pictures.
 
     Command: `meristem pretrain flamingo data.corpus=CORPUS objective.language=runs/words objective.vision=runs/vit
-    data.codec.name=saved data.codec.folder=runs/words --out runs/flamingo` on the corpus `toy:looks kind=names`. CPU
-    time: not measured yet. Expected: no score was measured yet.
+    data.codec.name=saved data.codec.folder=runs/words --out runs/flamingo` on the corpus `toy:looks kind=names`.
+    CPU time: not measured yet. Expected: no score was measured yet.
     """
     return Run(
         name="flamingo",
