@@ -6,7 +6,8 @@ A question is a sum of numbers ("3+8+9="); a thought adds them from left to righ
 `#` and the answer. Instruction tuning shows some worked thoughts, whole or cut short before the `#`, so the network
 knows the form and answers whatever it has thought so far. Then the policy answers questions of its own, and only the
 number behind the last `#` is rewarded. Both are asked test questions that neither has seen (a question's split is a
-hash of it), greedily, with thoughts cut off after 0, 6, 12, ... characters: the answer is then forced with `#`.
+hash of it), greedily and at temperature 1, with thoughts cut off after 0, 6, 12, ... characters: the answer is then
+forced with `#`.
 The table is benchmarks/results/reasoning.json.
 """
 import argparse
@@ -77,17 +78,19 @@ def write(folder: Path, count: int, seed: int) -> tuple[Path, Path]:
     return worked, questions
 
 
-def examined(run: Path, questions: list[list[int]], budget: int) -> list[float]:
-    """Whether each question is answered rightly after a thought of at most `budget` characters."""
+def examined(run: Path, questions: list[list[int]], budget: int, temperature: float = 0.0) -> list[float]:
+    """Whether each question is answered rightly after a thought of at most `budget` characters, drawn at a
+    temperature."""
     loaded = hf.load(run)
     codec = loaded.codec
     assert codec is not None
     prompts = [np.concatenate([[codec.end], codec.encode(asked(terms))]) for terms in questions]
     mark = int(codec.encode(MARK)[0])
     thoughts = [[] for _ in prompts] if not budget else [
-        one.tokens for one in generate(loaded.module, prompts, length=budget, stop={codec.end, mark})]
+        one.tokens for one in generate(loaded.module, prompts, length=budget, stop={codec.end, mark},
+                                       temperature=temperature)]
     forced = [np.concatenate([p, t, [mark]]).astype(np.int64) for p, t in zip(prompts, thoughts, strict=True)]
-    said = generate(loaded.module, forced, length=4, stop={codec.end})
+    said = generate(loaded.module, forced, length=4, stop={codec.end}, temperature=temperature, seed=1)
     return [float(codec.decode(one.tokens) == str(sum(terms))) for one, terms in zip(said, questions, strict=True)]
 
 
@@ -135,17 +138,21 @@ def main() -> None:
     test = sums("test", 40 if tiny else 500, 1)
     table: dict[str, Any] = {}
     right: dict[str, list[float]] = {}
-    for name in ("sft", given.method):
-        for budget in BUDGETS:
-            right[name] = examined(out / f"{name}-{given.seed}", test, budget)
-            hits = int(sum(right[name]))
-            interval = wilson(hits, len(test))
-            table[f"{name} {budget}"] = {"accuracy": hits / len(test), "low": interval.low, "high": interval.high}
-    gain = mcnemar(right[given.method], right["sft"])
+    gains: dict[str, Any] = {}
+    for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+        for name in ("sft", given.method):
+            for budget in BUDGETS:
+                right[name] = examined(out / f"{name}-{given.seed}", test, budget, temperature)
+                hits = int(sum(right[name]))
+                interval = wilson(hits, len(test))
+                table[f"{how} {name} {budget}"] = {"accuracy": hits / len(test), "low": interval.low,
+                                                   "high": interval.high}
+        gain = mcnemar(right[given.method], right["sft"])
+        gains[how] = {"points": 100 * gain.value, "low": 100 * gain.interval.low, "high": 100 * gain.interval.high,
+                      "p": gain.p}
     record("reasoning-tiny" if tiny else f"reasoning-{given.method}-{given.seed}", {
         "questions": len(test), "sft": first, given.method: after, "accuracy by thinking budget": table,
-        "points gained": 100 * gain.value,
-        "points, low": 100 * gain.interval.low, "points, high": 100 * gain.interval.high, "p": gain.p})
+        "points gained": gains})
 
 
 if __name__ == "__main__":
