@@ -12,6 +12,7 @@ from meristem.core.errors import RequestError
 
 if TYPE_CHECKING:
     from meristem.api import Model
+    from meristem.generate.retrieve.store import Store
     from meristem.generate.sampling import Sampling
 
 HONEST = ("This is a base model: it completes text, it does not converse. Type the beginning of something, say a def "
@@ -34,27 +35,41 @@ def chat(
                                                               "be repeated.", show_default=False)] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --documents: a model whose vectors find passages by "
                                                       "meaning, beside their words.", show_default=False)] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="Let the model call calculator or python; --documents then is "
+                                                        "a search that it calls. May be repeated.")] = None,
+    mcp: Annotated[list[str] | None, typer.Option(help="Let it call the tools of this server, a command "
+                                                       "line.")] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="A tool that may act on what others wrote.")] = None,
+    traces: Annotated[Path | None, typer.Option(help="A folder for the record of each question.")] = None,
 ) -> Answer:
     """Type a line, read the answer, or how a base model goes on; works at a terminal and in a pipe.
 
     A model with a chat template converses: it sees the whole conversation. A base model completes: type the beginning
     of something; each line starts anew. /exit or the end of input leaves. With --documents each line is a question that
-    is answered from passages of these files, which are cited, or refused where none speaks of it.
+    is answered from passages of these files, which are cited, or refused where none speaks of it. With --tool or --mcp
+    the model calls tools (docs/agents.md).
 
     Example: echo "def add(a, b):" | meristem chat runs/quickstart/base
 
     Example: meristem chat runs/sft --documents notes/ --encoder runs/encoder
+
+    Example: meristem chat runs/sft --tool calculator --tool python --documents notes/
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong.
     """
     folder = model_folder(model)
     from meristem.api import CREATIVE, load
     loaded = load(folder)
-    if documents:
-        sampling = replace(CREATIVE, length=length, temperature=temperature, seed=seed)
-        return _answers(loaded, documents, encoder, sampling, folder)
-    if encoder:
+    sampling = replace(CREATIVE, length=length, temperature=temperature, seed=seed)
+    if encoder and not documents:
         raise RequestError("--encoder finds passages of documents: give --documents")
+    store = _store(documents, encoder) if documents else None
+    if tool or mcp:
+        from meristem.cli import agent
+        wish = agent.Wish(tool or (), mcp or (), store, allow or (), traces)
+        return Answer({"model": str(folder), "turns": agent.answers(loaded, wish, _lines(), sampling)})
+    if store:
+        return _answers(loaded, store, sampling, folder)
     print(CHATS if loaded.template else HONEST, file=sys.stderr)
     messages: list[dict[str, str]] = []
     turns: list[dict[str, str]] = []
@@ -86,16 +101,19 @@ def _lines() -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _answers(loaded: "Model", documents: list[Path], encoder: Path | None, sampling: "Sampling",
-             folder: Path) -> Answer:
-    """Questions answered from documents; below each answer the passages that it cites."""
+def _store(documents: list[Path], encoder: Path | None) -> "Store":
+    """The passages of some files and folders."""
     from meristem.api import load
     from meristem.corpus.read import documents as read
     from meristem.generate.encode import Pooling
-    from meristem.generate.retrieve.answer import ask, writer_of
     from meristem.generate.retrieve.store import Encoder, Store
     by = load(model_folder(encoder)) if encoder else None
-    store = Store.of(read(documents), Encoder.of(by.module, by.codec, Pooling.read(by.folder)) if by else None)
+    return Store.of(read(documents), Encoder.of(by.module, by.codec, Pooling.read(by.folder)) if by else None)
+
+
+def _answers(loaded: "Model", store: "Store", sampling: "Sampling", folder: Path) -> Answer:
+    """Questions answered from documents; below each answer the passages that it cites."""
+    from meristem.generate.retrieve.answer import ask, writer_of
     print(FOUND.format(len(store.chunks)), file=sys.stderr)
     turns: list[dict[str, Any]] = []
     for text in _lines():

@@ -6,6 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from meristem.codecs import bpe, chat
+from meristem.generate.agents.loop import Trace
+from meristem.hub import hf
+from meristem.models.llama import Config, Model
 
 
 def test_options_reach_the_model(run, trained: Path) -> None:
@@ -98,3 +104,21 @@ def test_chat_answers_from_documents(run, trained: Path, tmp_path: Path, monkeyp
     assert made.status == 0, made.err
     assert "The documents do not say." in made.out and made.json["turns"][0]["refused"] and made.json["passages"] == 1
     assert "give --documents" in run("chat", trained, "--encoder", trained).complaint
+    assert "did you mean calculator" in run("chat", trained, "--tool", "calculater").complaint
+    assert "needs a model with a chat template" in run("chat", trained, "--tool", "calculator").complaint
+
+
+def test_chat_calls_tools_and_keeps_the_record(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance")
+    torch.manual_seed(0)
+    codec = bpe.fit(["what is two and two? four\n" * 9], 300, chat.CHATML_TOKENS)
+    module = Model(Config(vocab=codec.vocab, context=900, dim=32, layers=1, heads=2))
+    hf.save(tmp_path / "m", "llama", module.config, module, codec, chat=chat.usual(codec))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("two?\n\ntwo?\n"))
+    made = run("chat", tmp_path / "m", "--tool", "calculator", "--length", "8", "--traces", tmp_path / "t", "--json")
+    assert made.status == 0, made.err
+    turns = made.json["turns"]
+    assert len(turns) == 2 and all(turn["status"] in ("answered", "steps") for turn in turns)
+    assert [p.name for p in sorted((tmp_path / "t").iterdir())] == ["1.jsonl", "2.jsonl"]
+    kept = Trace.load(tmp_path / "t" / "2.jsonl")
+    assert kept.answer == turns[1]["text"] and len(kept.entries[0]["messages"]) >= 3   # the conversation goes on
