@@ -14,10 +14,11 @@ from jaxtyping import install_import_hook
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
                   OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"), TORCHDYNAMO_DISABLE="1", NO_COLOR="1",
-                  COLUMNS="100")
+                  COLUMNS="100", MERISTEM_NO_RISK="1")           # each run would be judged; tests.cli.test_risk does it
 if "XDG_CACHE_HOME" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="meristem-tests-")
     atexit.register(rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+os.environ.setdefault("XDG_STATE_HOME", os.environ["XDG_CACHE_HOME"])          # the history of plans
 install_import_hook(["meristem.nn", "meristem.models", "meristem.objectives", "meristem.generate", "meristem.adapt",
                      "meristem.train.optim", "meristem.plan.scaling"], "beartype.beartype")
 

@@ -5,6 +5,7 @@
 
 The file is $XDG_STATE_HOME/meristem/plans.jsonl (~/.local/state). A run that is settled again replaces its line.
 """
+import contextlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from meristem.core.errors import MachineError
 from meristem.core.files import read_json, write_bytes, write_json
 
 Row = dict[str, Any]
@@ -36,9 +38,10 @@ def settle(run: Path, plan: Path | None = None) -> Row | None:
            **score(read_json(plan), read_json(run / "result.json"), energy)}
     write_json(run / OUTCOME, row)
     path = place()
-    kept = [r for r in read(path) if (r.get("run"), r.get("model")) != (row["run"], row["model"])]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, "".join(json.dumps(r) + "\n" for r in (*kept, row)).encode())
+    with contextlib.suppress(OSError, MachineError):           # a home that cannot be written ends no run
+        kept = [r for r in read(path) if (r.get("run"), r.get("model")) != (row["run"], row["model"])]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, "".join(json.dumps(r) + "\n" for r in (*kept, row)).encode())
     return row
 
 
