@@ -27,8 +27,9 @@ def sft() -> Run:
 def reward() -> Run:
     """A reward model from pairs of answers (Bradley-Terry); its head lies in RUN/head.
 
-    Command: `meristem adapt MODEL reward data.corpus=PAIRS.jsonl --out runs/reward`. CPU time: not measured
-    yet. Expected: a first loss of ln 2 = 0.693147; the accuracy on held-out pairs is not measured yet.
+    Command: `meristem adapt MODEL reward data.corpus=PAIRS.jsonl --out runs/reward`. CPU time: 7.2 minutes for it, its
+    base of 400 steps and `dpo`. Expected: a first loss of ln 2 = 0.693147; 58.2 % (51.1 to 65.0) of 189 held-out pairs
+    of hh-harmless after 120 steps (docs/results.md, D-10).
     """
     return Run(
         name="reward", model=SHAPE, objective=Part("reward", {"centre": 0.01}),
@@ -40,8 +41,9 @@ def reward() -> Run:
 def dpo() -> Run:
     """Preferences without a reward model: objective.loss = dpo, ipo, orpo or simpo; kto with data.examples=judged.
 
-    Command: `meristem adapt MODEL dpo data.corpus=PAIRS.jsonl --out runs/dpo`. CPU time: not measured yet.
-    Expected: a first loss of ln 2 = 0.693147; the accuracy on held-out pairs is not measured yet.
+    Command: `meristem adapt MODEL dpo data.corpus=PAIRS.jsonl --out runs/dpo`. CPU time: see `reward`. Expected: a
+    first loss of ln 2 = 0.693147; after 120 steps a small model knows its pairs by heart (loss 0.099) and prefers 55.0 %
+    (47.9 to 62.2) of 189 held-out ones: no more than chance (docs/results.md, D-11).
     """
     return Run(
         name="dpo", model=SHAPE, objective=Part("preference", {"loss": "dpo", "beta": 0.1}),
