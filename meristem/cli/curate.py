@@ -34,6 +34,10 @@ def curate(
                                         "its settings, as in 'repair language:keep=en,de rules'.")] = "rules",
     text: Annotated[str, typer.Option(help="The column of tables that holds the text; empty = the usual names.")] = "",
     workers: Annotated[int, typer.Option(help="Processes; 0 = all cores for inputs over 64 MB, else one.")] = 0,
+    engine: Annotated[str, typer.Option(help="Where the work is done: local, daft, ray (started here), or "
+                                        "ray://HOST:PORT, a cluster; the corpus is the same.")] = "local",
+    undo: Annotated[str, typer.Option(metavar="RULE", help="Take back what this rule dropped from the corpus OUT "
+                                      "(several with commas); their documents are read again.")] = "",
     explain: Annotated[str, typer.Option(metavar="DOC", help="Say why this document (path or id) is in the corpus OUT "
                                          "or is not, and decide again; reads nothing else.")] = "",
 ) -> Answer:
@@ -50,6 +54,8 @@ def curate(
 
     Example: meristem curate --explain notes/a.md --out runs/corpus
 
+    Example: meristem curate --undo c4_bracket --out runs/web
+
     Example: meristem curate toy:mapping documents=2000 --out runs/mapping
 
     Exit status: 0 ok; 1 the machine failed (a full disk); 2 the request was wrong (an empty folder, a foreign OUT).
@@ -59,6 +65,8 @@ def curate(
     from meristem.corpus.find import standard_library
     if explain:
         return _explained(out, explain)
+    if undo:
+        return _undone(out.expanduser(), undo)
     if not paths:
         raise RequestError("nothing to read: INPUT is a file, a folder, or the word stdlib")
     if str(paths[0]).startswith(toy.PREFIX):
@@ -75,7 +83,7 @@ def curate(
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
     with shown("curate") as progress:
         corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit),
-                              stages=stages.split(), text=text, workers=workers, progress=progress)
+                              stages=stages.split(), text=text, workers=workers, where=engine, progress=progress)
     return _answer(corpus)
 
 
@@ -103,6 +111,12 @@ def _explained(out: Path, what: str) -> Answer:
 
 
 def _answer(corpus: "Corpus") -> Answer:
+def _undone(out: Path, rules: str) -> Answer:
+    from meristem.corpus.store import Corpus
+    from meristem.corpus.undo import undo
+    return _answer(undo(Corpus.open(out), [rule.strip() for rule in rules.split(",") if rule.strip()]))
+
+
     facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
     recipe = "clip" if (corpus.folder / "train.tar").is_file() else "llama"
     then = shell("meristem", "pretrain", recipe, f"data.corpus={corpus.folder}")

@@ -17,6 +17,7 @@ class Data:
     codec: Part = field(default_factory=lambda: Part("bpe", {"vocab": 4096}))
     examples: str = ""                  # "" = packed documents; else an entry of data.examples ("function_bodies")
     packing: Literal["joined", "separate"] = "joined"          # whether the documents of a row see those before them
+    mixture: Part | None = None         # Part("fixed", {"by": "kind", "weights": {...}}): how much of each source
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from meristem.core.errors import MachineError, RequestError
 from meristem.core.faults import point
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
-from meristem.corpus import dedup, engine, filter, ngrams, read
+from meristem.corpus import dedup, engine, filter, ngrams, read, sheet, twins, wire
 from meristem.corpus.formats.base import Record
 from meristem.corpus.spool import Row, Segment, Spool
 from meristem.corpus.stages import base as stages_base
+from meristem.corpus.stages.personal import hidden
 from meristem.corpus.store import LEDGER, SPLITS, SUMMARY, Corpus, line
 
 SHARE = 0.05                            # of the documents for test, and the same for validation
@@ -41,13 +42,14 @@ Place = tuple[int, int]
 
 
 def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int = 0, expect: str = "",
-           stages: Sequence[str] = stages_base.DEFAULT, text: str = "", workers: int = 0,
+           stages: Sequence[str] = stages_base.DEFAULT, text: str = "", workers: int = 0, where: str = "",
            progress: Progress = SILENT) -> Corpus:
     """Curate the files below `paths` into the folder `out`; `limit_bytes` > 0 keeps a sample of at most that size.
 
     `stages` names files of corpus/stages with their settings, in order; `text` is the column of tables; `workers` 0
-    takes every core for large inputs. The same request on unchanged files returns the corpus that is there; when they
-    have changed it is made again, unless `expect` is the hash that it must have: then what is there stays.
+    takes every core for large inputs; `where` is the engine (corpus/engine.py). The same request on
+    unchanged files returns the corpus that is there; when they have changed it is made again, unless `expect` is the
+    hash that it must have: then what is there stays.
     RequestError: nothing to read, everything was dropped, `out` holds something else, or the hash is another.
     MachineError: a full disk.
     """
@@ -55,6 +57,7 @@ def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int 
         raise RequestError(f"limit_bytes is {limit_bytes}; give a number of bytes, or 0 for no limit")
     out, roots = Path(out).expanduser().absolute(), read.roots(paths)
     work = out.with_name(f".work-{out.name}")
+    engine.check(where)
     functions = stages_base.stages_of(stages)
     request: dict[str, Any] = {"inputs": [str(p) for p in roots], "seed": seed, "limit_bytes": limit_bytes}
     more = {"stages": list(stages), "text": text}
@@ -73,12 +76,14 @@ def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int 
         with files.committed(out) as folder:
             reading = _Reading(roots, (out, work, folder), text, spool.position)
             progress.stage("read", size)
-            _read_into(spool, reading, functools.partial(process, stages=functions), workers, progress)
-            counts = _choose(spool, folder, seed, limit_bytes, progress)
+            _read_into(spool, reading, functools.partial(process, stages=functions), workers, where, progress)
+            counts = _choose(spool, folder, seed, limit_bytes, workers, where, progress)
             if expect and counts["hash"] != expect:
                 raise RequestError(f"the files that {out} was made from have changed, and what was made of them would "
                                    "no longer fit; bring them back, choose another --out, or add --fresh")
-            files.write_json(folder / SUMMARY, {**request, "state": state, **counts, "rules": filter.ranges()})
+            summary = {**request, "state": state, **counts, "rules": filter.ranges()}
+            files.write_json(folder / SUMMARY, summary)
+            (folder / sheet.NAME).write_text(sheet.text(summary), encoding="utf-8")
         spool.remove()
     except KeyboardInterrupt:                                  # as after a kill: what is read stays for the next run
         raise
@@ -176,10 +181,10 @@ def process(records: list[Record | read.Refusal], stages: Sequence[stages_base.F
     return out
 
 
-def _read_into(spool: Spool, reading: _Reading, work: functools.partial[Work], workers: int,
+def _read_into(spool: Spool, reading: _Reading, work: functools.partial[Work], workers: int, where: str,
                progress: Progress) -> None:
     """Read and judge everything that is not in a segment yet."""
-    results = engine.run(work, reading.batches(), workers)
+    results = engine.run(work, reading.batches(), workers, where, wire.RECORDS)
     documents, size, dropped, began = 0, 0, Counter[str](), time.monotonic()
     more = True
     while more:
@@ -235,7 +240,7 @@ class _Writer:
         self._tell(row, {"verdict": "dropped", "rule": rule, "value": value, **witness})
         self._count("rule", rule, row["bytes"])
         if len(shown := self.examples.setdefault(rule, [])) < EXAMPLES:
-            shown.append({"path": row["path"], "value": value, **witness, **({"text": head} if head else {})})
+            shown.append({"path": row["path"], "value": value, **witness, **({"text": hidden(head)} if head else {})})
 
     def _tell(self, row: Row, decision: dict[str, Any]) -> None:
         facts = {key: row[key] for key in ("id", "path", "kind", "licence", "bytes")}
@@ -257,16 +262,17 @@ class _Writer:
                 "examples": dict(sorted(self.examples.items()))}
 
 
-def _choose(spool: Spool, folder: Path, seed: int, limit: int, progress: Progress) -> dict[str, Any]:
+def _choose(spool: Spool, folder: Path, seed: int, limit: int, workers: int, where: str,
+            progress: Progress) -> dict[str, Any]:
     """Decide in the order of the ids and write; a second time where hashing leaves a split of a small corpus empty."""
     total = sum(1 for _ in spool.rows())
-    spool.meeting()
+    near = twins.find(spool, workers, where)
     ranked: dict[str, str] = {}
     while True:
         progress.stage("deduplicate", total)
         with ExitStack() as stack:
             writer = _Writer(stack, folder, seed)
-            kept = _decide(spool, writer, limit, ranked, progress)
+            kept = _decide(spool, writer, limit, ranked, near, progress)
         counts = writer.counts()
         if ranked or len(counts["splits"]) == len(SPLITS):
             return counts
@@ -278,15 +284,12 @@ def _choose(spool: Spool, folder: Path, seed: int, limit: int, progress: Progres
         ranked = _by_rank(folder, seed)
 
 
-def _decide(spool: Spool, writer: _Writer, limit: int, ranked: dict[str, str], progress: Progress) -> Counter[str]:
+def _decide(spool: Spool, writer: _Writer, limit: int, ranked: dict[str, str], near: dict[int, dedup.Twin],
+            progress: Progress) -> Counter[str]:
     """Every row in the order of its id to the writer; returns how many were kept by split."""
     kept: Counter[str] = Counter()
-    rows: dict[int, Row] = {}                                  # what may be somebody's twin, by its number
-    now: list[Row] = []
-
-    def shingles(index: int) -> np.ndarray:
-        return ngrams.hashes(spool.text(rows[index] if index in rows else now[0]), dedup.SHINGLE)
-    seen = dedup.Kept(shingles)
+    wanted = {twin.of for twin in near.values()}
+    rows: dict[int, Row] = {}                                  # those that are somebody's twin, by their number
     total, full = 0, False
     before: tuple[str, str, float | str, Row | None, str] = ("", "", 0.0, None, "")    # id, and what a copy is told
     for index, row in enumerate(spool.rows()):
@@ -297,25 +300,28 @@ def _decide(spool: Spool, writer: _Writer, limit: int, ranked: dict[str, str], p
         if before[0] == row["id"]:
             writer.drop(row, *before[1:])
             continue
-        signature = spool.signature(row)
-        now[:] = [row]
         if full or 0 < limit < total + row["bytes"]:
             full = True
             before = (row["id"], "over_limit", total + row["bytes"], None, "")
-        elif signature is not None and (twin := seen.twin(index, signature)):
-            before = (row["id"], "near_duplicate", round(twin[1], 4), rows[twin[0]], spool.text(row)[:SHOWN])
+        elif twin := near.get(index):
+            before = (row["id"], twin.rule, round(twin.similarity, 4), rows[twin.of], spool.text(row)[:SHOWN])
         else:
             text = spool.text(row)
-            split = ranked.get(row["id"]) or _split(seed_of(writer.seed, "split", row["id"]) / 2**63)
+            split = ranked.get(row["id"]) or split_of(writer.seed, row["id"])
             writer.keep(row, text, split)
             kept[split] += 1
             total += row["bytes"]
-            if signature is not None:
+            if index in wanted:
                 rows[index] = row
             before = (row["id"], "exact_duplicate", 1.0, row, text[:SHOWN])
             continue
         writer.drop(row, *before[1:])
     return kept
+
+
+def split_of(seed: int, key: str) -> str:
+    """The split of a document by the hash of the seed and its id."""
+    return _split(seed_of(seed, "split", key) / 2**63)
 
 
 def _split(place: float) -> str:

@@ -8,13 +8,16 @@ A pair that met is judged by its true J, so no text is dropped without a twin th
     twin = seen.twin(index, signature)          # (kept index, J) or None, in which case `index` is kept from now on
 """
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt32, UInt64
+from jaxtyping import Int64, UInt32, UInt64
 
 from meristem.core.random import seed_of
 from meristem.corpus import ngrams
 
+Text = str | tuple[str, int, int]       # a text, or the file, place and bytes where it stands
+Member = tuple[int, np.ndarray, Text, int]                     # a text's number, signature, text and syntax tree or 0
 SHINGLE = 5                             # words
 BANDS, ROWS = 20, 6
 THRESHOLD = 0.7                         # true Jaccard similarity from which a text is a duplicate
@@ -83,23 +86,86 @@ def band_keys(signatures: UInt32[np.ndarray, "n 120"]) -> UInt64[np.ndarray, "n 
     return mixed
 
 
-def meeting(keys: Sequence[np.ndarray], ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each part of a corpus, which of its texts share a band with a text of another id, bool [n].
+def meeting(keys: Sequence[np.ndarray], ids: Sequence[np.ndarray], trees: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each part of a corpus, the group of each of its texts, int64 [n]: texts that share a band with a text of
+    another id are in one group, and so are those that share one with these; -1 is a text that meets no other.
 
-    `keys` are the band_keys [n, 20] of each part and `ids` uint64 [n]; sorted PARTITION texts at a time, so that memory
-    stays flat. A text that meets nothing has no twin and need not be remembered: most texts.
+    `keys` are the band_keys [n, 20] of each part, `ids` uint64 [n] and `trees` uint64 [n], a hash of a text's syntax
+    tree that links texts as a band does, or 0; sorted PARTITION texts at a time, so that memory
+    stays flat. A text that meets nothing has no twin and need not be remembered: most texts. What is in two groups is
+    never compared, so groups can be judged apart, on any machine, with the same result.
     """
-    parts = 1 + sum(map(len, ids)) // PARTITION
-    out = [np.zeros(len(i), dtype=bool) for i in ids]
+    total = sum(map(len, ids))
+    parts, first = 1 + total // PARTITION, np.cumsum([0, *map(len, ids)])
+    edges = [np.empty((0, 2), np.int64)]
     for band in range(BANDS):
         for part in range(parts):
             picked = [np.flatnonzero(k[:, band] % np.uint64(parts) == part) for k in keys]
             key = np.concatenate([k[p, band] for k, p in zip(keys, picked, strict=True)])
             who = np.concatenate([i[p] for i, p in zip(ids, picked, strict=True)])
+            place = np.concatenate([p + n for p, n in zip(picked, first[:-1], strict=True)])
             order = np.lexsort((who, key))
-            same = (np.diff(key[order]) == 0) & (np.diff(who[order]) != 0)
-            hit = np.isin(key, np.unique(key[order][1:][same]))
-            for found, place, some in zip(out, picked, np.split(hit, np.cumsum(list(map(len, picked)))[:-1]),
-                                          strict=True):
-                found[place] |= some
+            key, who, place = key[order], who[order], place[order]
+            same = np.diff(key) == 0
+            several = np.isin(key[1:], np.unique(key[1:][same & (np.diff(who) != 0)]))
+            edges.append(np.stack([place[:-1][same & several], place[1:][same & several]], 1))
+    every = np.concatenate([np.empty(0, np.uint64), *trees])
+    some = np.flatnonzero(every)
+    some = some[np.argsort(every[some], kind="stable")]
+    same = every[some][1:] == every[some][:-1]
+    edges.append(np.stack([some[:-1][same], some[1:][same]], 1))
+    return np.split(_joined(total, np.concatenate(edges)), first[1:-1])
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Why the text `number` is a duplicate: by which rule, of which kept text, how similar."""
+
+    number: int
+    of: int
+    similarity: float
+    rule: str = "near_duplicate"
+
+
+def decide(groups: list[list[Member]]) -> list[Twin]:
+    """The twins in some groups, each a list of members in the order in which they are taken: a syntax tree that a kept
+    one has, or a near duplicate. Pure but for the files that members may name: any engine may run it."""
+    out = []
+    for group in groups:
+        texts = {number: text for number, _, text, _ in group}
+        trees: dict[int, int] = {}
+        seen = Kept(lambda number, texts=texts: ngrams.hashes(_read(texts[number]), SHINGLE))   # type: ignore[misc]
+        for number, own, _, tree in group:
+            if tree in trees:
+                out.append(Twin(number, trees[tree], 1.0, "same_syntax"))
+            elif twin := seen.twin(number, own):
+                out.append(Twin(number, *twin))
+            elif tree:
+                trees[tree] = number
     return out
+
+
+def _read(text: Text) -> str:
+    if isinstance(text, str):
+        return text
+    path, start, size = text
+    with open(path, "rb") as f:
+        f.seek(start)
+        return f.read(size).decode()
+
+
+def _joined(n: int, edges: Int64[np.ndarray, "E 2"]) -> Int64[np.ndarray, "n"]:
+    """The least member of each of `n` things' connected component, -1 for those without an edge."""
+    label = np.arange(n)
+    while len(edges):
+        low = np.minimum(*label[edges].T)
+        before = label.copy()
+        for end in edges.T:
+            np.minimum.at(label, label[end], low)              # the label's own label, too: paths halve
+            np.minimum.at(label, end, low)
+        label = label[label]
+        if np.array_equal(label, before):
+            break
+    alone = np.ones(n, dtype=bool)
+    alone[edges.ravel()] = False
+    return np.where(alone, -1, label)

@@ -14,6 +14,8 @@ from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Document
 from meristem.corpus import dedup, filter, ngrams, read
 from meristem.corpus.stages.base import batch_of, stages_of
+from meristem.corpus.stages.personal import hidden
+from meristem.corpus.stages.syntax import tree_hash
 from meristem.corpus.store import SPLITS, Corpus
 
 HEAD = 400                              # characters of a text that are shown
@@ -50,30 +52,38 @@ def _why(corpus: Corpus, row: dict[str, Any]) -> list[str]:
         low, high = allowed
         out.append(f"the rule measures: {(measure.measure.__doc__ or '').strip()} "
                    f"Allowed: {low} to {'anything' if high is None else high} ({measure.source})")
-    if "witness" in row:
+    if "witness_path" not in row and "witness" in row:
+        out.append(f"the evaluation item that it holds: {row['witness']}")
+    if "witness_path" in row:
         out.append(f"the document kept for it: {row['witness_path']}  {row['witness']}")
     source = _read_again(corpus, row) if row["id"] else None
     if source is None:
         return [*out, "the source is no longer there to check the decision again"] if row["id"] else out
     out.append(f"read again: {_again(corpus, row, source)}")
-    return [*out, f"it begins: {source.text[:HEAD]!r}"]
+    if spans := row.get("facts", row).get("spans"):
+        out.append("taken out: " + ", ".join(f"{kind} at {start} to {stop} (hash {piece}...)"
+                                             for kind, start, stop, piece in spans))
+    return [*out, f"it begins: {hidden(source.text[:HEAD])!r}"]
 
 
 def _again(corpus: Corpus, row: dict[str, Any], source: Document) -> str:
     """What deciding again gives."""
-    if "witness" in row:
-        twin = next((d for split in SPLITS for d in corpus.documents(split) if d.id == row["witness"]), None)
-        if twin is None:
-            return "the witness is not in the corpus"
-        if row["rule"] == "exact_duplicate":
-            return f"the same bytes as the witness: {twin.id == row['id']}"
-        a, b = (np.unique(ngrams.hashes(d.text, dedup.SHINGLE)) for d in (source, twin))
-        return f"{dedup.jaccard(a, b):.4f} of their 5-word shingles are the same (a duplicate from {dedup.THRESHOLD})"
-    batch = batch_of([source.text], row["kind"])
+    batch = {**batch_of([source.text], row["kind"]), "path": [row["path"]], "licence": [row["licence"]],
+             "facts": [{key: value for key, value in source.meta.items() if key not in ("path", "kind", "bytes")}]}
     for stage in stages_of(corpus.summary.get("stages", ("rules",))):
         batch = stage(batch)
-    rule, value = batch["rule"][0], batch["value"][0]
-    return f"{rule or 'passes the rules'}" + (f": {value}" if rule else "")
+    text, rule, value = batch["text"][0], batch["rule"][0], batch["value"][0]
+    if "witness_path" not in row or rule:
+        return f"{rule or 'passes the rules'}" + (f": {value}" if rule else "")
+    twin = next((d for split in SPLITS for d in corpus.documents(split) if d.id == row["witness"]), None)
+    if twin is None:
+        return f"the witness is not in the corpus: {row['witness']}"
+    if row["rule"] == "exact_duplicate":
+        return f"the same bytes as the witness: {twin.text == text}"
+    if row["rule"] == "same_syntax":
+        return f"the same syntax tree as the witness: {tree_hash(twin.text) == tree_hash(text)}"
+    a, b = (np.unique(ngrams.hashes(t, dedup.SHINGLE)) for t in (text, twin.text))
+    return f"{dedup.jaccard(a, b):.4f} of their 5-word shingles are the same (a duplicate from {dedup.THRESHOLD})"
 
 
 def _read_again(corpus: Corpus, row: dict[str, Any]) -> Document | None:

@@ -210,6 +210,8 @@ def convert(record: Record) -> Iterator[Document | Refusal]:
     kind = record.kind or kind_of(told, text)
     more = {key: record.meta[key] for key in ("url", "date", "title") if record.meta.get(key)}
     more |= {"charset": charset} if charset not in ("utf-8", "") else {}
+    said = web.reserved(record.raw if record.media == "html" else b"", record.meta.get("headers", ()))
+    more |= {"opt_out": said} if said else {}
     for name, part in _parts(record.name, text, kind):
         raw = part.encode()
         meta = {"path": name, "kind": "prose" if name != record.name else kind, "bytes": len(raw), **more}

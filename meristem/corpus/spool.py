@@ -36,6 +36,7 @@ class Segment:
         self.rows: list[Row] = []
         self.signatures: list[np.ndarray] = []
         self.ids: list[int] = []
+        self.trees: list[int] = []      # hashes of syntax trees (stages/syntax.py), 0 for none
         self.position = (0, 0)
         self.size = 0                   # bytes read
         self.kept = 0                   # bytes of text so far
@@ -49,6 +50,7 @@ class Segment:
                 index = len(self.signatures)
                 self.signatures.append(signature)
                 self.ids.append(int(row["id"][:16], 16))
+                self.trees.append(int(row.get("facts", {}).get("syntax", "0")[:16], 16))
             row = {**row, "at": [self.kept, len(text), index]}
             self._texts.write(text)
             self.kept += len(text)
@@ -62,7 +64,8 @@ class Segment:
             f.writelines(map(line, sorted(self.rows, key=_place)))
         found = np.stack(self.signatures) if self.signatures else np.empty((0, dedup.BANDS * dedup.ROWS), np.uint32)
         for name, table in (("signatures", found), ("keys", dedup.band_keys(found)),
-                            ("ids", np.array(self.ids, dtype=np.uint64))):
+                            ("ids", np.array(self.ids, dtype=np.uint64)),
+                            ("trees", np.array(self.trees, dtype=np.uint64))):
             np.save(self.folder / f"{name}.npy", table, allow_pickle=False)
 
 
@@ -82,7 +85,6 @@ class Spool:
         self.segments: list[Path] = []
         while not files.verify(there := self._name(len(self.segments))):
             self.segments.append(there)
-        self._tables: list[tuple[np.ndarray, np.ndarray]] = []
         self._meets: list[np.ndarray] = []
 
     @property
@@ -113,24 +115,31 @@ class Spool:
 
     def text(self, row: Row) -> str:
         """The text of a row that no rule dropped."""
-        start, size, _ = row["at"]
-        with open(self.segments[row["segment"]] / "texts", "rb") as f:
+        path, start, size = self.place(row)
+        with open(path, "rb") as f:
             f.seek(start)
             return f.read(size).decode()
 
     def meeting(self) -> None:
-        """Find which texts share a band with another one: only those can have a twin. Call once, before `signature`."""
-        keys, ids = ([np.load(s / f"{name}.npy", mmap_mode="r", allow_pickle=False) for s in self.segments]
-                     for name in ("keys", "ids"))
-        self._meets = dedup.meeting(keys, ids)
+        """Find which texts share a band with another one: only those can have a twin. Call once, before `group`."""
+        keys, ids, trees = ([np.load(s / f"{name}.npy", mmap_mode="r", allow_pickle=False) for s in self.segments]
+                     for name in ("keys", "ids", "trees"))
+        self._meets = dedup.meeting(keys, ids, trees)
 
-    def signature(self, row: Row) -> np.ndarray | None:
-        """The signature of a row, None when it has no shingles or meets no other text."""
-        segment, index = row["segment"], row["at"][2]
-        if index < 0 or not self._meets[segment][index]:
-            return None
-        table = np.load(self.segments[segment] / "signatures.npy", mmap_mode="r", allow_pickle=False)
-        return np.array(table[index])
+    def group(self, row: Row) -> int:
+        """The group in which a row may have a twin; -1 when it has no shingles or meets no other text."""
+        index = row["at"][2]
+        return int(self._meets[row["segment"]][index]) if index >= 0 else -1
+
+    def signature(self, row: Row) -> np.ndarray:
+        """The signature of a row that has shingles."""
+        table = np.load(self.segments[row["segment"]] / "signatures.npy", mmap_mode="r", allow_pickle=False)
+        return np.array(table[row["at"][2]])
+
+    def place(self, row: Row) -> tuple[str, int, int]:
+        """The file in which a row's text stands, where, and its bytes."""
+        start, size, _ = row["at"]
+        return str(self.segments[row["segment"]] / "texts"), start, size
 
     def remove(self) -> None:
         """Remove everything."""

@@ -9,6 +9,7 @@ import codecs
 import io
 import logging
 import re
+from collections.abc import Sequence
 
 from meristem.corpus.formats.base import LARGEST, RefusedError, extra
 
@@ -18,6 +19,8 @@ MEANT = {"iso-8859-1": "windows-1252", "iso8859-1": "windows-1252", "latin-1": "
          "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "shift-jis": "cp932", "x-sjis": "cp932",
          "ks_c_5601-1987": "cp949", "euc-kr": "cp949", "tis-620": "cp874", "utf8": "utf-8", "unicode": "utf-8"}
 META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
+RESERVED = re.compile(rb"<meta\s[^>]{0,200}?name\s*=\s*[\"']?(robots|tdm-reservation)[\"']?[^>]{0,200}?"
+                      rb"content\s*=\s*[\"']?([^\"'>]{1,200})", re.IGNORECASE)
 META_WITHIN = 4096                      # bytes: 1024 in the standard, and pages that put scripts before it
 HTML = 2 << 20                          # bytes of a page: beyond it is data, and parsers take minutes
 DEPTH = 5000                            # open tags that are never closed: parsers' time is quadratic in it
@@ -45,6 +48,22 @@ def decode(raw: bytes, declared: str = "") -> tuple[str, str]:
         except (LookupError, ValueError):
             continue
     return raw.decode("utf-8", "replace"), "utf-8"
+
+
+def reserved(raw: bytes, headers: Sequence[tuple[str, str]] = ()) -> str:
+    """What a page or its HTTP headers say against its use for training, such as "meta robots: noai", or "".
+
+    noai and noimageai among the words of robots, and a tdm-reservation of 1 (W3C's TDM Reservation Protocol, 2024).
+    """
+    said = [(name.lower(), value.strip()) for name, value in headers]
+    said += [(f"meta {a.decode('ascii').lower()}", b.decode("ascii", "replace").strip())
+             for a, b in RESERVED.findall(raw[:HTML])]
+    for name, value in said:
+        words = {word.strip() for word in re.split(r"[,:\s]", value.lower())}
+        if (name in ("x-robots-tag", "meta robots") and words & {"noai", "noimageai"}) or (
+                name.endswith("tdm-reservation") and value == "1"):
+            return f"{name}: {value[:100]}"
+    return ""
 
 
 def main_text(page: str) -> str:

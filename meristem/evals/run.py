@@ -23,6 +23,7 @@ from meristem.core.errors import RequestError
 from meristem.core.files import digest_bytes, read_json, write_json
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
+from meristem.corpus.kneser_ney import KneserNey
 from meristem.corpus.store import Corpus
 from meristem.data import shards
 from meristem.evals.base import (
@@ -45,7 +46,6 @@ from meristem.evals.base import (
 )
 from meristem.evals.contamination import Index, Overlap, evidence
 from meristem.evals.evidence import Beside, asked_beside, contamination_of, phrasing_of, twin_of
-from meristem.evals.ngram import KneserNey
 from meristem.evals.subject import NGram, Subject
 from meristem.plan.energy import Energy, Meter
 

@@ -14,8 +14,8 @@ import numpy as np
 from meristem.codecs.base import Codec, begin
 from meristem.core.errors import RequestError
 from meristem.core.files import digest_bytes
+from meristem.corpus.kneser_ney import KneserNey
 from meristem.evals.base import Pair
-from meristem.evals.ngram import KneserNey
 
 if TYPE_CHECKING:
     from torch import nn

@@ -46,7 +46,7 @@ from meristem.objectives.base import Objective, make
 from meristem.objectives.reward import HEAD, WEIGHTS
 from meristem.plan.cost import BACKWARD, Cost, flops_of
 from meristem.plan.energy import Meter
-from meristem.train import adapted, devices, groups, hooks, painting, preflight
+from meristem.train import adapted, devices, groups, hooks, mixed, painting, preflight
 from meristem.train.checkpoint import Checkpoints
 from meristem.train.goodput import Goodput
 from meristem.train.guard import Detours, Lost
@@ -386,8 +386,8 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
     writes = not two_way(parts.objective.model) and "images" not in held_out[0]       # an encoder shows nothing
-    together = [hooks.every(t.validate_every, "validation",
-                            lambda: hooks.validate(parts.objective, held_out, processes)),
+    together = [*mixed.hooks_of(parts, folder), hooks.every(
+                    t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out, processes)),
                 hooks.samples(folder / SAMPLES if processes.world.first else None, t.sample_every if writes else 0,
                               text, progress)]
     if t.sample_every and processes.world.mesh.world == 1 and not writes:

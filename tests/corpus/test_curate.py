@@ -240,7 +240,7 @@ def test_nothing_left_says_what_dropped_it(tmp_path):
 
 def test_the_folder_is_plain_json_that_any_tool_reads(corpus):
     assert sorted(os.listdir(corpus.folder)) == sorted(
-        ["MANIFEST.json", "corpus.json", "ledger.jsonl", *(f"{s}.jsonl" for s in SPLITS)])
+        ["MANIFEST.json", "corpus.json", "datasheet.md", "ledger.jsonl", *(f"{s}.jsonl" for s in SPLITS)])
     summary = json.loads((corpus.folder / "corpus.json").read_text())
     assert sum(s["documents"] for s in summary["splits"].values()) == sum(
         len((corpus.folder / f"{s}.jsonl").read_text().splitlines()) for s in SPLITS)

@@ -10,9 +10,9 @@ from meristem.codecs import char
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
 from meristem.core.files import read_json
+from meristem.corpus.kneser_ney import KneserNey
 from meristem.evals import run
 from meristem.evals.base import Score
-from meristem.evals.ngram import KneserNey
 from meristem.evals.subject import NGram, Subject, _windows
 
 TEXT = '''def area_{0}(width, height):

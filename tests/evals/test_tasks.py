@@ -10,8 +10,8 @@ from meristem.codecs import char
 from meristem.core.progress import SILENT
 from meristem.core.registry import load
 from meristem.corpus import toy
+from meristem.corpus.kneser_ney import KneserNey
 from meristem.evals.base import Item, measure
-from meristem.evals.ngram import KneserNey
 from meristem.evals.run import usual
 from meristem.evals.subject import NGram
 from meristem.evals.tasks import bits_per_byte, function_bodies, parses_as_python

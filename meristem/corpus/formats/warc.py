@@ -11,6 +11,7 @@ from meristem.corpus.formats.base import LARGEST, Options, Record, Refusal, Refu
 
 PAGES = {"text/html": "html", "application/xhtml+xml": "html", "application/pdf": "pdf", "text/plain": "text",
          "text/markdown": "text"}
+OPT_OUT = ("x-robots-tag", "tdm-reservation")                  # headers of which stages.opted_out is told
 
 
 def records(stream: BinaryIO, name: str, options: Options) -> Iterator[Record | Refusal]:
@@ -62,7 +63,10 @@ def _page(record: Any, place: str) -> Record | Refusal:
         return Refusal(place, 0, "empty", 0)
     charset = next((part.partition("=")[2].strip("\"' ") for part in more.split(";")
                     if part.strip().lower().startswith("charset=")), "")
-    meta = {"url": url, "date": record.rec_headers.get_header("WARC-Date") or "", "charset": charset, "web": True}
+    said = [(name, value) for name, value in record.http_headers.headers if name.lower() in OPT_OUT] \
+        if record.http_headers else []
+    meta = {"url": url, "date": record.rec_headers.get_header("WARC-Date") or "", "charset": charset, "web": True,
+            "headers": said}
     return Record(place, raw, PAGES[media.strip().lower()], kind="prose", meta=meta)
 
 

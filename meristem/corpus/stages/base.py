@@ -14,6 +14,7 @@ for engines that carry those. A new stage is a new file here: a docstring with i
 import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from meristem.core import registry
@@ -60,6 +61,14 @@ def stages_of(words: Sequence[str]) -> list[Function]:
         kind = registry.load("corpus.stages", name).Stage
         out.append(build(kind, Part(name, edits)))
     return out
+
+
+def stamp(path: str) -> int:
+    """When a file that a stage reads was last changed, 0 for none: what is made of it is kept until then."""
+    try:
+        return Path(path).expanduser().stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def on_arrow(stage: Function) -> Callable[[Any], Any]:

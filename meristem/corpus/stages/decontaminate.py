@@ -17,7 +17,7 @@ import numpy as np
 
 from meristem.core.errors import RequestError
 from meristem.corpus import ngrams
-from meristem.corpus.stages.base import Batch
+from meristem.corpus.stages.base import Batch, stamp
 
 WORDS, SHINGLE = 13, 5
 NEAR = 0.5                              # of the shingles of an item: with each 12th word changed 0.6 are left
@@ -75,7 +75,7 @@ class Stage:
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with documents dropped by `contaminated`; facts name the item as `witness`."""
-        index = _index(self.items)
+        index = _index(self.items, stamp(self.items))
         rules, values, facts = list(batch["rule"]), list(batch["value"]), list(batch["facts"])
         for n, text in enumerate(batch["text"]):
             if not rules[n] and (found := index.match(text)):
@@ -95,7 +95,7 @@ def _hits(hashes: np.ndarray, table: np.ndarray, numbers: np.ndarray) -> Counter
 
 
 @lru_cache(maxsize=4)
-def _index(path: str) -> Index:
+def _index(path: str, when: int) -> Index:
     return Index.of(list(_items(Path(path))))
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meristem.core.errors import RequestError
-from meristem.evals.ngram import FALLBACK, KneserNey
+from meristem.corpus.kneser_ney import FALLBACK, KneserNey
 
 END = 0
 
