@@ -41,6 +41,9 @@ def serve(
     deadline: Annotated[float, typer.Option(help="Seconds a request may take.", min=1.0)] = 600.0,
     audit: Annotated[Path | None, typer.Option(help="Append a JSON line a request: who, what kind, how long; never "
                                                     "what was said.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="A folder of runs that the page shows (scope admin).")] = None,
+    preferences: Annotated[Path | None, typer.Option(help="Keep which of two answers people prefer in this file of "
+                                                          "JSON lines.")] = None,
     dev: Annotated[bool, typer.Option("--dev", help="Show /docs and /openapi.json.")] = False,
 ) -> Answer:
     """Serve models: continuous batching, many adapters on one base, OpenAI's API at /v1, a page at /.
@@ -72,26 +75,39 @@ def serve(
         raise RequestError("a server needs more packages: pip install 'meristem[serve]'") from None
     from meristem.serve.app import application_of
     from meristem.serve.guard import Guard
-    from meristem.serve.loading import Options, load
+    from meristem.serve.loading import Options, load_text
+    from meristem.serve.pictures import load_pictures
     from meristem.serve.server import Server
     from meristem.serve.settings import Settings
     settings = Settings(rows, chunk, memory << 20, queue, ahead, exact)
-    loaded: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
+    pictures: dict[str, Any] = {}
     for path in models:
-        options = Options(settings, dtype, bits, None if loaded else adapters, places)
-        model = load(path, options, taken=set(loaded))
-        loaded[model.name] = model
+        options = Options(settings, dtype, bits, None if texts else adapters, places)
+        painted = load_pictures(path, options)
+        model: Any = painted or load_text(path, options)
+        model.name = _free(model.name, {*texts, *pictures})
+        (pictures if painted else texts)[model.name] = model
         mark = "" if model.identity.verified else " (no manifest: its files could not be checked)"
         print(f"{model.name}: {', '.join(model.can)}; checkpoint {model.identity.checkpoint}{mark}", file=sys.stderr)
     guard = Guard(known, (*(allow_host or ()), *(() if host in LOCAL else (host,))), audit)
-    server = Server(loaded, guard, deadline, dev)
+    server = Server(texts, guard, pictures, deadline, runs, preferences, dev)
     scheme = "https" if tls_key else "http"
     print(f"listening on {scheme}://{host}:{port}; Ctrl-C ends", file=sys.stderr)
     uvicorn.run(application_of(server), host=host, port=port, log_level="warning", server_header=False,
                 h11_max_incomplete_event_size=16_384, timeout_keep_alive=30, limit_concurrency=4 * queue + rows,
                 ssl_certfile=tls_certificate, ssl_keyfile=tls_key, access_log=False, timeout_graceful_shutdown=10,
                 loop="asyncio", http="h11", ws="none", lifespan="on")
-    return Answer({"models": list(loaded)})
+    return Answer({"models": list(server.models())})
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """A model's name, with a number where two folders are called alike."""
+    name, number = name.replace(":", "-"), 2
+    found = name
+    while found in taken:
+        found, number = f"{name}-{number}", number + 1
+    return found
 
 
 def _new_key(path: Path | None, name: str, admin: bool, requests: int, tokens: int) -> Answer:

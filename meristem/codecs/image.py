@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Bool, UInt8, UInt16
 
 from meristem.core.errors import RequestError
 
@@ -41,6 +41,15 @@ def regions(raw: bytes, size: int = 0, name: str = "the label map") -> UInt16[np
     plain = plain if plain.mode in ("1", "L", "P") else plain.convert("I")
     plain = _middle(plain, size, "NEAREST") if size else plain
     return np.asarray(plain).astype(np.uint16)
+
+
+def transparent(raw: bytes, size: int, name: str = "the mask") -> Bool[np.ndarray, "H W"]:
+    """Where a picture is transparent, or white where it has no transparency: its middle square, size x size."""
+    def clear(picture):                                                             # noqa: ANN001, ANN202
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            return picture.convert("RGBA").getchannel("A").point(lambda a: 255 * (a < 128))
+        return picture.convert("L")
+    return np.asarray(_middle(_opened(raw, name, clear), size, "NEAREST")) > 127
 
 
 def encode(pixels: UInt8[np.ndarray, "C H W"]) -> bytes:

@@ -22,9 +22,11 @@ from meristem.nn.attention import Attention, Cache
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import GatedMLP
 from meristem.nn.norm import RMSNorm
+from meristem.nn.paged import PAGE, Paged
 from meristem.nn.quantise import QuantisedLinear
 
 DTYPES = (torch.float32, torch.bfloat16)
+GROWN = 1024                            # positions by which the angles of pages grow
 
 
 class Fusible(nn.Module):
@@ -38,24 +40,6 @@ class Fusible(nn.Module):
     native: "Step | None" = None                               # set by `decoding`
 
 
-class Layer(ctypes.Structure):
-    """One block as kernel.cpp sees it."""
-
-    _fields_ = [*((name, ctypes.c_void_p) for name in ("norm1", "norm2", "q_norm", "k_norm")),
-                *((name, kernel.Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
-                ("keys", ctypes.c_void_p), ("values", ctypes.c_void_p),
-                *((name, ctypes.c_int64) for name in ("window", "chunk", "turned"))]
-
-
-class Network(ctypes.Structure):
-    """All blocks as kernel.cpp sees them."""
-
-    _fields_ = [("layers", ctypes.c_void_p), ("norm", ctypes.c_void_p),
-                *((name, ctypes.c_int64) for name in ("count", "dim", "heads", "groups", "head_dim", "hidden", "slots",
-                                                      "half")),
-                *((name, ctypes.c_float) for name in ("scale", "eps", "head_eps"))]
-
-
 class Step:
     """The blocks and the last norm of a `Fusible` model in one call of the kernel; made by `fused`."""
 
@@ -65,15 +49,15 @@ class Step:
         self.dtype = dtype
         self.kept: list[object] = []                           # what the pointers point into
         self.angles: Tensor | None = None                      # [2, slots, F]
-        self.layers = (Layer * len(blocks))()
+        self.layers = (kernel.Layer * len(blocks))()
         for layer, block in zip(self.layers, blocks, strict=True):
             self._fill(layer, block)
         head_eps = attn.q_norm.eps if isinstance(attn.q_norm, RMSNorm) else norm.eps
-        self.network = Network(ctypes.addressof(self.layers), self._norm(norm), len(blocks), norm.weight.numel(),
+        self.network = kernel.Network(ctypes.addressof(self.layers), self._norm(norm), len(blocks), norm.weight.numel(),
                                attn.heads, attn.groups, attn.head_dim, mlp.up.out_features, 0, dtype == torch.bfloat16,
                                attn.scale, norm.eps, head_eps)
 
-    def _fill(self, layer: Layer, block: Any) -> None:
+    def _fill(self, layer: kernel.Layer, block: Any) -> None:
         attn, mlp = block.attn, block.mlp
         assert isinstance(attn, Attention) and isinstance(mlp, GatedMLP)
         layer.norm1, layer.norm2 = self._norm(block.norm1), self._norm(block.norm2)
@@ -96,7 +80,8 @@ class Step:
     def fits(self, x: Tensor, cache: Sequence[Cache]) -> bool:
         """Whether one call can take these embeddings [B, T, D] and caches."""
         return (x.dtype == self.dtype and x.shape[0] * x.shape[1] <= kernel.MOST and not torch.is_grad_enabled()
-                and all(type(c) is Cache and c.k.dtype == self.dtype and c.k.is_contiguous() and c.v.is_contiguous()
+                and len({type(c) for c in cache}) == 1 and type(cache[0]) in (Cache, Paged)
+                and all(c.k.dtype == self.dtype and c.k.is_contiguous() and c.v.is_contiguous()
                         and c.k.device.type == "cpu" for c in cache))
 
     def __call__(self, x: Float[Tensor, "B T D"], rope: Callable[[Tensor], Tensor], positions: Int[Tensor, "B T"],
@@ -108,16 +93,18 @@ class Step:
         """
         lib = kernel.library()
         batch, each, _ = x.shape
-        slots = cache[0].k.shape[2]
+        table = cache[0].table.contiguous() if isinstance(cache[0], Paged) else None
+        slots = cache[0].k.shape[2] if table is None else table.shape[1] * PAGE
         assert lib is not None and len(cache) == len(self.layers)
         positions = positions.contiguous()
         if not fixed:
             angles, places = rope(positions).expand(2, batch, each, -1).flatten(1, 2), torch.arange(batch * each)
         else:
             if self.angles is None or self.angles.shape[1] < slots:
-                self.angles = rope(torch.arange(slots)).contiguous()
+                self.angles = rope(torch.arange(slots if table is None else -(-slots // GROWN) * GROWN)).contiguous()
             angles, places = self.angles, positions
         self.network.slots = slots
+        self.network.table, self.network.width = (None, 0) if table is None else (table.data_ptr(), table.shape[1])
         for layer, kept in zip(self.layers, cache, strict=True):
             layer.keys, layer.values = kept.k.data_ptr(), kept.v.data_ptr()
         out = torch.empty(x.shape).copy_(x)
@@ -137,17 +124,18 @@ def decoding(module: nn.Module) -> Iterator[None]:
     if dtype not in DTYPES or not linears or kernel.library() is None or any(m.native for m in linears):
         yield
         return
+    whole = [m for m in module.modules() if isinstance(m, Fusible)]            # also a decoder inside one that sees
     try:
         for linear in linears:
             linear.native = linear.product(dtype)
-        if isinstance(module, Fusible):
-            module.native = fused(module, dtype)
+        for decoder in whole:
+            decoder.native = fused(decoder, dtype)
         yield
     finally:
         for linear in linears:
             linear.native = None
-        if isinstance(module, Fusible):
-            module.native = None
+        for decoder in whole:
+            decoder.native = None
 
 
 def compute_type(module: nn.Module) -> torch.dtype | None:
@@ -161,7 +149,7 @@ def fused(module: Fusible, dtype: torch.dtype) -> Step | None:
     """The model's blocks in one call, or None where a part is of another kind than the kernel knows."""
     def plain(block: Any) -> bool:
         attn, mlp = block.attn, block.mlp
-        return (type(attn) is Attention and attn.reach.causal and attn.beside is None
+        return (type(attn) is Attention and attn.reach.causal and attn.beside is None and not block._forward_pre_hooks
                 and type(mlp) is GatedMLP and mlp.activation == "silu"
                 and all(isinstance(n, RMSNorm) for n in (block.norm1, block.norm2))
                 and all(isinstance(n, RMSNorm | nn.Identity) for n in (attn.q_norm, attn.k_norm))

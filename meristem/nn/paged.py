@@ -10,26 +10,31 @@ Page 0 is nobody's: tables are filled up with it, and what pads a batch is writt
 
 The arithmetic is that of `attention.attend`, chunk of queries by chunk of queries over the same number of keys, so that
 in fp32 a position computed alone has the bits it has in the trainer's forward over rows of a multiple of CHUNK places.
-That needs products whose rows do not depend on their number; MKL's do from ROWS rows on (measured, tests/nn), so
+With `native` single queries are answered by the native kernel, whose sums have another order. The trainer's bits need
+products whose rows do not depend on their number; MKL's do from ROWS rows on (measured, tests/nn), so
 single queries are repeated. All queries of a row in one call must lie in one chunk.
 """
+import ctypes
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meristem.nn import kernel
 from meristem.nn.attention import CHUNK, Attention, Cache, Reach
 
 PAGE = 16                               # positions a page; CHUNK is a multiple of it
+FEW = 8                                 # queries a row up to which the native kernel is used
 ROWS = 4                                # fewer rows go through another product of MKL, which sums in another order
 
 
 class Store:
     """The pages of every layer, k and v [P, G, PAGE, K] each; `page_bytes` is what one page costs over all layers."""
 
-    def __init__(self, pages: int, shapes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32):
-        self.pages, self.dtype = pages, dtype
+    def __init__(self, pages: int, shapes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32,
+                 native: bool = False):
+        self.pages, self.dtype, self.native = pages, dtype, native
         self.layers = [tuple(torch.zeros(pages, groups, PAGE, width, dtype=dtype) for _ in range(2))
                        for groups, width in shapes]
 
@@ -41,14 +46,15 @@ class Store:
 
     def view(self, table: Int[Tensor, "B N"]) -> list["Paged"]:
         """The cache of a batch whose rows own the pages of `table`."""
-        return [Paged(k, v, table) for k, v in self.layers]
+        return [Paged(k, v, table, self.native) for k, v in self.layers]
 
 
 class Paged(Cache):
     """One layer's keys and values of a batch, seen through a table of pages."""
 
-    def __init__(self, k: Float[Tensor, "P G S K"], v: Float[Tensor, "P G S K"], table: Int[Tensor, "B N"]):
-        self.k, self.v, self.table = k, v, table
+    def __init__(self, k: Float[Tensor, "P G S K"], v: Float[Tensor, "P G S K"], table: Int[Tensor, "B N"],
+                 native: bool = False):
+        self.k, self.v, self.table, self.native = k, v, table, native
 
     def write(self, k: Float[Tensor, "B T G K"], v: Float[Tensor, "B T G K"], positions: Int[Tensor, "B T"]) -> None:
         """Put keys and values of tokens at `positions` into their pages."""
@@ -60,6 +66,8 @@ class Paged(Cache):
                bias: Float[Tensor, "*N H T S"] | None = None) -> Float[Tensor, "B T H K"]:
         """As `attention.attend` over rows that are filled up to a multiple of CHUNK places."""
         assert bias is None
+        if self.native and q.shape[1] <= FEW and (found := self._see(q, positions, reach, scale)) is not None:
+            return found
         chunk = positions[:, -1] // CHUNK
         every = chunk.unique().tolist()
         if len(every) == 1:
@@ -69,6 +77,21 @@ class Paged(Cache):
             rows = (chunk == c).nonzero()[:, 0]
             out[rows] = self._chunk(q[rows], self.table[rows], positions[rows], c, reach, scale)
         return out
+
+    def _see(self, q: Tensor, positions: Tensor, reach: Reach, scale: float) -> Tensor | None:
+        """By the native kernel, which reads the pages where they are; None where there is no kernel."""
+        lib = kernel.library() if q.device.type == "cpu" and q.dtype in kernel.KINDS else None
+        if lib is None or not reach.causal or q.dtype != self.k.dtype:
+            return None
+        batch, each, heads, width = q.shape
+        table, positions, wide = self.table.contiguous(), positions.contiguous(), q.float().contiguous()
+        net = kernel.Network(heads=heads, groups=self.k.shape[1], head_dim=width, half=q.dtype == torch.bfloat16,
+                             scale=scale, table=table.data_ptr(), width=table.shape[1])
+        layer = kernel.Layer(keys=self.k.data_ptr(), values=self.v.data_ptr(), window=reach.window, chunk=reach.chunk)
+        out = torch.empty_like(wide)
+        lib.meristem_see(ctypes.byref(net), ctypes.byref(layer), wide.data_ptr(), positions.data_ptr(), out.data_ptr(),
+                         batch * each, each, torch.get_num_threads())
+        return out.to(q.dtype)
 
     def _chunk(self, q: Tensor, table: Tensor, positions: Tensor, chunk: int, reach: Reach, scale: float) -> Tensor:
         """Queries that all lie in one chunk of places: `attention.attend` with the keys read through the table."""

@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 from meristem.adapt import base, files, lora
 from meristem.core.errors import RequestError, nearest
+from meristem.nn import kernel
 from meristem.nn.decode import Fusible
-from meristem.nn.paged import ROWS
+from meristem.nn.paged import FEW, ROWS
 
 MOST = 10_000                           # adapters that one folder may hold
 
@@ -46,6 +47,7 @@ class Batch:
 
     groups: list[tuple[Adapter, Tensor | None]] = field(default_factory=list)
     rows: list[Adapter | None] = field(default_factory=list)
+    native: bool = True                 # the native kernel may be used: its sums have another order
 
 
 class Grouped(base.Layer):
@@ -58,6 +60,8 @@ class Grouped(base.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, in_features] -> [B, T, out_features]."""
         y: Tensor = self.base(x)
+        if self.batch.native and (found := self._native(x, y)) is not None:
+            return found
         for adapter, rows in self.batch.groups:
             update = adapter.updates.get(self.name)
             if update is None:
@@ -67,6 +71,16 @@ class Grouped(base.Layer):
             else:
                 y[rows] = y[rows] + _low_rank(x[rows], update)
         return y
+
+
+    def _native(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Every row by the native kernel; None without one, or where torch's products of many rows are faster."""
+        if not self.batch.rows or x.shape[1] > FEW:
+            return None
+        each, some = x.shape[1], [a.updates.get(self.name) if a else None for a in self.batch.rows]
+        updates = [(u.a, u.b, u.scale) if u else None for u in some for _ in range(each)]
+        found = kernel.low_rank(x.flatten(0, 1), y.flatten(0, 1), updates)
+        return None if found is None else found.view(y.shape)
 
 
 def _low_rank(x: Tensor, update: lora.Update) -> Tensor:
@@ -82,10 +96,11 @@ def _low_rank(x: Tensor, update: lora.Update) -> Tensor:
 class Bank:
     """The adapters of one base: those in a folder by name, and those of them in memory, at most `places`."""
 
-    def __init__(self, module: nn.Module, family: str, base_hash: str, folder: Path, places: int = 256):
+    def __init__(self, module: nn.Module, family: str, base_hash: str, folder: Path, places: int = 256,
+                 native: bool = True):
         self.module, self.family, self.base_hash, self.folder, self.places = module, family, base_hash, folder, places
         self.names = base.Names(module, family)
-        self.batch = Batch()
+        self.batch = Batch(native=native)
         self.kept: OrderedDict[str, Adapter] = OrderedDict()   # the least recently used first
         self.known: dict[str, Path] = {}
         self.loads = self.evictions = 0

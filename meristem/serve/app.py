@@ -6,19 +6,21 @@ GET /health /ready /metrics /v1/models; POST /v1/completions /v1/chat/completion
 /classify and pictures (`serve.pictures`); the page at / is `serve/static`. `guard` stands before everything. Request
 bodies are pydantic models (`serve.schema`), from which FastAPI makes the OpenAPI document (shown with --dev).
 """
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from meristem import __version__
 from meristem.core.errors import MeristemError, RequestError, nearest
-from meristem.serve import chat, completions, vectors
+from meristem.serve import chat, completions, pictures, responses, runs, vectors
 from meristem.serve.errors import Refused, refusal
 from meristem.serve.hear import Gone, begun, unless_gone
 from meristem.serve.schema import Chat, Classify, Completion, Embedding, Score
 from meristem.serve.server import Server
 from meristem.serve.stream import response_class
 
+PART = 16 << 20                         # bytes of a file in a form
 GONE = 499                              # nginx' status of a client that closed the connection; nobody reads it
 
 
@@ -51,6 +53,8 @@ def application_of(server: Server) -> Callable[..., Awaitable[None]]:
 
     async def unknown(request: Any, error: Exception) -> Any:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, Refused):               # the guard's, while the body was read
+            return refuse(error.__cause__)
         return refuse(Refused(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}",
                               "not_found" if error.status_code == 404 else "invalid_request"))
 
@@ -63,6 +67,8 @@ def application_of(server: Server) -> Callable[..., Awaitable[None]]:
         app.add_exception_handler(kind, refused)
     _add_state(app, server)
     _add_text(app, server)
+    _add_pictures(app, server)
+    _add_runs(app, server)
     _add_page(app, server)
     return server.guard.wrap(app)
 
@@ -90,7 +96,7 @@ def _add_state(app: Any, server: Server) -> None:
     @app.get("/ready")
     async def ready() -> Any:
         """Every model is loaded and its engine runs."""
-        return JSONResponse({"ready": server.ready, "models": list(server.texts)}, 200 if server.ready else 503)
+        return JSONResponse({"ready": server.ready, "models": list(server.models())}, 200 if server.ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -120,19 +126,23 @@ def _add_state(app: Any, server: Server) -> None:
         return card(name, known[name])
 
 
+async def answered(request: Any, work: Awaitable[dict[str, Any]]) -> Any:
+    """The answer in one piece; the work ends when the client goes first."""
+    from fastapi.responses import JSONResponse, Response
+    try:
+        return JSONResponse(await unless_gone(request.receive, work))
+    except Gone:
+        return Response(status_code=GONE)
+
+
+async def streamed(pieces: AsyncIterator[str]) -> Any:
+    """The answer as events."""
+    return response_class()(await begun(pieces))
+
+
 def _add_text(app: Any, server: Server) -> None:
     """Models of text."""
     from fastapi import Request as Http
-    from fastapi.responses import JSONResponse, Response
-
-    async def answered(request: Http, work: Awaitable[dict[str, Any]]) -> Any:
-        try:
-            return JSONResponse(await unless_gone(request.receive, work))
-        except Gone:
-            return Response(status_code=GONE)
-
-    async def streamed(pieces: AsyncIterator[str]) -> Any:
-        return response_class()(await begun(pieces))
 
     @app.post("/v1/completions")
     async def complete(body: Completion, request: Http) -> Any:
@@ -144,6 +154,12 @@ def _add_text(app: Any, server: Server) -> None:
     async def converse(body: Chat, request: Http) -> Any:
         """Answer a conversation."""
         work = chat.Work(server, request, body)
+        return await streamed(work.stream()) if body.stream else await answered(request, work.whole())
+
+    @app.post("/v1/responses")
+    async def respond(body: responses.Response, request: Http) -> Any:
+        """Answer a conversation, in the newer form."""
+        work = responses.Work(server, request, body)
         return await streamed(work.stream()) if body.stream else await answered(request, work.whole())
 
     @app.post("/v1/embeddings")
@@ -160,6 +176,82 @@ def _add_text(app: Any, server: Server) -> None:
     async def classify(body: Classify, request: Http) -> Any:
         """The probability of each class of each text."""
         return await answered(request, vectors.classify(server, request, body))
+
+
+def _add_pictures(app: Any, server: Server) -> None:
+    """Models of pictures."""
+    from fastapi import Request as Http
+    from fastapi.exceptions import RequestValidationError
+    from pydantic import ValidationError
+
+    async def form(request: Http) -> pictures.Painted:
+        """The fields of a JSON body, or of a form with files, as OpenAI's client sends it."""
+        fields: dict[str, Any] = {}
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            async with request.form(max_files=4, max_fields=32, max_part_size=PART) as given:
+                for key, value in given.multi_items():
+                    name = key.removesuffix("[]")
+                    if name in fields:
+                        raise Refused(400, f"{name} is given twice; one picture is taken", "invalid_value", name)
+                    if isinstance(value, str):
+                        fields[name] = value
+                    else:
+                        raw = base64.b64encode(await value.read()).decode()
+                        fields[name] = f"data:image/png;base64,{raw}"
+        else:
+            try:
+                fields = await request.json()
+            except (ValueError, RecursionError):
+                raise Refused(400, "the body is no JSON", "invalid_json") from None
+        try:
+            return pictures.Painted.model_validate(fields)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+
+    @app.post("/v1/images/generations")
+    async def generate(body: pictures.Painted, request: Http) -> Any:
+        """Pictures of a prompt."""
+        return await answered(request, pictures.painted(server, request, body, "new"))
+
+    @app.post("/v1/images/edits")
+    async def edit(request: Http) -> Any:
+        """A picture painted anew, where its mask is transparent or, without one, as far as `strength` says."""
+        return await answered(request, pictures.painted(server, request, await form(request), "edit"))
+
+    @app.post("/v1/images/variations")
+    async def vary(request: Http) -> Any:
+        """Others like a picture."""
+        return await answered(request, pictures.painted(server, request, await form(request), "vary"))
+
+    @app.post("/v1/zero-shot")
+    async def fits(body: pictures.ZeroShot, request: Http) -> Any:
+        """Which of some words fits a picture."""
+        return await answered(request, pictures.zero_shot(server, request, body))
+
+    @app.post("/v1/segment")
+    async def segment(body: pictures.Segment, request: Http) -> Any:
+        """The object under a click."""
+        return await answered(request, pictures.segment(server, request, body))
+
+
+def _add_runs(app: Any, server: Server) -> None:
+    """What the page shows beside answers."""
+    from fastapi import Request as Http
+
+    @app.get("/api/runs")
+    def every() -> list[dict[str, Any]]:
+        """The runs of the folder given with --runs."""
+        return runs.summary(server.runs)
+
+    @app.get("/api/runs/{name}")
+    def single(name: str) -> dict[str, Any]:
+        """One of them: recipe, log, samples, scores, energy."""
+        return runs.run(server.runs, name)
+
+    @app.post("/v1/preferences")
+    def prefer(body: runs.Preference, request: Http) -> dict[str, str]:
+        """Keep which of two answers somebody prefers."""
+        return runs.keep(server.preferences, body, request.state.client)
 
 
 def _add_page(app: Any, server: Server) -> None:

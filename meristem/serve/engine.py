@@ -46,16 +46,17 @@ WAIT = 1.0                              # seconds the idle loop sleeps when nobo
 class Engine:
     """The loop around one decoder; `bank` holds its adapters."""
 
-    def __init__(self, module: nn.Module, codec: Codec, settings: Settings | None = None, bank: Bank | None = None):
+    def __init__(self, module: nn.Module, codec: Codec | None, settings: Settings | None = None,
+                 bank: Bank | None = None):
         self.module, self.codec, self.settings, self.bank = module, codec, settings or Settings(), bank
-        config: Any = module.config
-        self.vocab, self.context = config.vocab, config.context
-        self.writes = pageable(module)                         # an encoder is only called
+        config = vars(vars(module).get("config") or Counts())  # a painter has none
+        self.vocab, self.context = config.get("vocab", 0), config.get("context", 0)
+        self.writes = codec is not None and pageable(module)   # others are only called
         shapes, dtype = shapes_of(module) if self.writes else ([], torch.float32)
         page = sum(2 * groups_ * width * PAGE * dtype.itemsize for groups_, width in shapes)
         most = 1 + (self.settings.rows + 1) * -(-self.context // PAGE)         # more can never be used
         count = min(most, max(2 + -(-self.context // PAGE), self.settings.memory // max(1, page)))
-        self.pages, self.store = Pages(count), Store(count, shapes, dtype)
+        self.pages, self.store = Pages(count), Store(count, shapes, dtype, native=not self.settings.exact)
         self.waiting: Fair[Job] = Fair(self.settings.queue)
         self.parked: deque[Row] = deque()                      # begun, or copies of one that began
         self.rows: list[Row] = []                              # in the order in which they began
@@ -198,8 +199,8 @@ class Engine:
             if isinstance(job, Call):
                 self._answer(job)
                 return                                         # one between two steps: texts go on meanwhile
-            assert isinstance(job, Ask)
-            job.rows = [Row(job, index, self.codec, self.vocab) for index in range(job.copies)]
+            assert isinstance(job, Ask) and self.codec is not None
+            job.rows = [Row(job, index, self.codec, self.module) for index in range(job.copies)]
             self.parked.extend(job.rows)
 
     def _begin(self, row: Row) -> bool:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from meristem.codecs.base import Codec
 from meristem.core.random import seed_of
-from meristem.generate.base import Control
+from meristem.generate.base import controls_of
 from meristem.generate.constrain import Grammar
-from meristem.generate.sampling import Penalties, Sampling
+from meristem.generate.sampling import Sampling
 from meristem.generate.text import Stream
 
 Reason = Literal["stop", "length"]
@@ -93,7 +94,7 @@ class Ask(Job):
 class Row:
     """One text of an `Ask`: its tokens, the pages that hold them, and what decides the next one."""
 
-    def __init__(self, ask: Ask, index: int, codec: Codec, vocab: int):
+    def __init__(self, ask: Ask, index: int, codec: Codec, module: nn.Module):
         self.ask, self.index, self.sampling = ask, index, ask.sampling
         self.tokens, self.prompt = [int(token) for token in ask.prompt], len(ask.prompt)
         self.read = 0                                          # tokens whose keys and values lie in the pages
@@ -102,12 +103,9 @@ class Row:
         self.names: list[bytes] = []                           # of the full ones
         self.key = np.array([seed_of(ask.sampling.seed, "row", index)], dtype=np.uint64)
         self.stream = Stream(codec, self.tokens, ask.sampling.stop)
-        self.controls: list[Control] = []
-        if ask.sampling.penalised:
-            self.controls.append(Penalties(ask.sampling, self.tokens, vocab))
         self.grammar = ask.grammar.copy() if ask.grammar else None
-        if self.grammar:
-            self.controls.append(self.grammar)
+        self.controls = controls_of(module, [np.array(self.tokens)], ask.sampling,
+                                    [self.grammar] if self.grammar else [])[0]
         self.pending: list[Token] = []                         # written, not yet told
         self.told = 0
         self.adapter: Any = None                               # held while it runs

@@ -5,7 +5,6 @@
 Everything that decides an answer must be what the manifest recorded: weights, tokenizer, chat template, settings. A
 file that the manifest does not list is refused, too: a planted chat_template.jinja would change every answer.
 """
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,19 +131,13 @@ def identity_of(folder: Path, weights: str) -> Identity:
     tree = checked(folder)
     if tree.get("weights", weights) != weights:
         raise RequestError(f"{folder}: the weights are {weights}, {MANIFEST} says {tree['weights']}; it is not served")
+    return Identity(run_of(folder), weights, str(tree.get("corpus") or ""), bool(tree))
+
+
+def run_of(folder: Path) -> str:
+    """The name of the run that a model folder belongs to, else the folder's own."""
     parent = folder.absolute().parent
-    run = parent.name if folder.name == "model" and (parent / "recipe.json").is_file() else folder.absolute().name
-    return Identity(run, weights, str(tree.get("corpus") or ""), bool(tree))
-
-
-def load(path: Path, options: Options, taken: Collection[str] = ()) -> TextModel:
-    """Whatever a folder holds, under a name that is not taken."""
-    model = load_text(path, options)
-    name, number = model.name.replace(":", "-"), 2
-    while name in taken:
-        name, number = f"{model.name}-{number}", number + 1
-    model.name = name
-    return model
+    return parent.name if folder.name == "model" and (parent / "recipe.json").is_file() else folder.absolute().name
 
 
 def load_text(path: Path, options: Options, name: str = "") -> TextModel:
@@ -171,7 +164,9 @@ def load_text(path: Path, options: Options, name: str = "") -> TextModel:
     if not two_way(module) and not pageable(module):
         raise RequestError(f"a {loaded.family} keeps no pages of keys and values, so it is not served; "
                            "ask it with: meristem generate")
-    bank = Bank(module, loaded.family, checkpoint, options.adapters, options.places) if options.adapters else None
+    bank = None
+    if options.adapters:
+        bank = Bank(module, loaded.family, checkpoint, options.adapters, options.places, not options.settings.exact)
     engine = Engine(module, loaded.codec, options.settings, bank)
     return TextModel(name or identity.run, engine, loaded.codec, identity, loaded.folder, loaded.chat, loaded.ends,
                      bank, int(loaded.folder.stat().st_mtime), Pooling.read(loaded.folder))

@@ -41,7 +41,7 @@ class Metrics:
     def collect(self) -> Iterator[Any]:
         """The engines' counters now (called by prometheus_client)."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-        texts = self.server.texts
+        texts = self.server.models()
         for name, what in WHAT.items():
             counter = CounterMetricFamily(f"meristem_{name}", what, labels=["model"])
             for model, text in texts.items():

@@ -18,7 +18,10 @@ class Server:
 
     texts: dict[str, TextModel]
     guard: Guard
+    pictures: dict[str, Any] = field(default_factory=dict)     # serve.pictures.PictureModel by name
     deadline: float = 600.0
+    runs: Path | None = None            # whose runs the page shows
+    preferences: Path | None = None     # where it keeps which answers people prefer
     dev: bool = False                   # show /openapi.json and /docs
     static: Path = Path(__file__).parent / "static"
     grammars: Grammars = field(default_factory=Grammars)
@@ -30,24 +33,28 @@ class Server:
 
     def start(self) -> None:
         """Start every engine."""
-        for model in self.texts.values():
+        for model in self.models().values():
             model.engine.start()
 
     def stop(self) -> None:
         """Stop every engine; what is running fails with one line."""
-        for model in self.texts.values():
+        for model in self.models().values():
             model.engine.stop()
 
     @property
     def ready(self) -> bool:
         """Whether every engine runs."""
         return all(m.engine.thread is not None and m.engine.thread.is_alive() and not m.engine.stopping
-                   for m in self.texts.values())
+                   for m in self.models().values())
+
+    def models(self) -> dict[str, Any]:
+        """Every model by its name."""
+        return {**self.texts, **self.pictures}
 
     def names(self) -> dict[str, Any]:
         """Every name that a request may give as its model, with the model."""
         out: dict[str, Any] = {}
-        for name, model in self.texts.items():
+        for name, model in self.models().items():
             out[name] = model
             out |= {f"{name}:{adapter}": model for adapter in model.adapters()}
         return out
@@ -58,6 +65,9 @@ class Server:
             raise Refused(404, "this server has no model of text", "model_not_found", "model")
         base, _, adapter = name.partition(":")
         model = self.texts.get(base) if name else next(iter(self.texts.values()))
+        if base in self.pictures:
+            raise Refused(400, f"{base} is no model of text; it can: {', '.join(self.pictures[base].can)}",
+                          "invalid_value", "model")
         if model is None or (adapter and (model.bank is None or not model.bank.knows(adapter))):
             raise Refused(404, f"there is no model {name[:200]!r}; {nearest(name[:200], self.names())}",
                           "model_not_found", "model")

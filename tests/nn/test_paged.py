@@ -1,4 +1,4 @@
-"""Pages of keys and values: the bits of the trainer's forward, whatever the batch, the pieces and the order of pages."""
+"""Pages of keys and values: the bits of the trainer's forward, whatever the batch, the pieces, the order of pages."""
 import numpy as np
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch.nn.functional import linear
 
 from meristem.models.llama import Config, Model
 from meristem.nn.attention import CHUNK
+from meristem.nn.decode import decoding
 from meristem.nn.paged import PAGE, ROWS, Store, pageable
 
 CONTEXT = 2 * CHUNK
@@ -60,3 +61,27 @@ def test_cached_in_pages_has_the_bits_of_the_forward_without_a_cache(batch: int)
 def test_what_can_lie_in_pages() -> None:
     assert pageable(small())
     assert not pageable(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [0, 21])
+@torch.no_grad()
+def test_the_native_kernel_reads_pages_where_they_are(dtype: torch.dtype, window: int) -> None:
+    """The fused step and its attention alone, over scattered pages, against the torch path; rows do not matter."""
+    model = small(**({"window": window} if window else {})).to(dtype)
+    rng, batch, each = np.random.default_rng(0), 5, CONTEXT // PAGE
+    tokens = torch.from_numpy(rng.integers(0, 61, (batch, 60)))
+    table = torch.from_numpy(1 + rng.permutation(batch * each)).view(batch, each)
+    lengths = torch.tensor([3, 17, 32, 45, 58])
+    stores = [Store.like(model, 1 + batch * each) for _ in range(3)]
+    for store in stores:
+        model(tokens, positions=torch.arange(60).expand(batch, -1), cache=store.view(table))
+    stores[1].native = True
+    step, places = tokens.gather(1, lengths[:, None]), lengths[:, None]
+    plain, seen = (model(step, positions=places, cache=store.view(table)).float() for store in stores[:2])
+    with decoding(model):
+        fused = model(step, positions=places, cache=stores[2].view(table[:, :4])).float()
+        single = model(step[3:4], positions=places[3:4], cache=stores[2].view(table[3:4, :4])).float()
+    most = 2e-5 if dtype == torch.float32 else 0.15
+    assert float((plain - seen).abs().max()) < most and float((plain - fused).abs().max()) < most
+    assert torch.equal(single[0], fused[3])

@@ -18,7 +18,7 @@ from meristem.models.llama import Config, Model
 from meristem.serve.app import application_of
 from meristem.serve.guard import Guard
 from meristem.serve.keys import Keys
-from meristem.serve.loading import Options, TextModel, load
+from meristem.serve.loading import Options, TextModel, load_text
 from meristem.serve.server import Server
 from meristem.serve.settings import Settings
 
@@ -69,7 +69,7 @@ def listening(server: Server) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Server:
     """A server of the tiny model."""
-    return server_of(load(folder, Options(SMALL)), dev=True)
+    return server_of(load_text(folder, Options(SMALL)), dev=True)
 
 
 @pytest.fixture(scope="module")

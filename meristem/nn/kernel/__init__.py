@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +43,25 @@ class Matrix(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("low", ctypes.c_void_p),
                 ("bias", ctypes.c_void_p), ("rows", ctypes.c_int64), ("cols", ctypes.c_int64),
                 ("group", ctypes.c_int64), ("kind", ctypes.c_int64)]
+
+
+class Layer(ctypes.Structure):
+    """One block as kernel.cpp sees it."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("norm1", "norm2", "q_norm", "k_norm")),
+                *((name, Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+                ("keys", ctypes.c_void_p), ("values", ctypes.c_void_p),
+                *((name, ctypes.c_int64) for name in ("window", "chunk", "turned"))]
+
+
+class Network(ctypes.Structure):
+    """All blocks as kernel.cpp sees them."""
+
+    _fields_ = [("layers", ctypes.c_void_p), ("norm", ctypes.c_void_p),
+                *((name, ctypes.c_int64) for name in ("count", "dim", "heads", "groups", "head_dim", "hidden", "slots",
+                                                      "half")),
+                *((name, ctypes.c_float) for name in ("scale", "eps", "head_eps")),
+                ("table", ctypes.c_void_p), ("width", ctypes.c_int64)]
 
 
 class Product:
@@ -105,6 +125,31 @@ def judge(logits: Float[Tensor, "B V"]) -> tuple[Float[Tensor, "B"], Int[Tensor,
     return total, best
 
 
+def low_rank(x: Float[Tensor, "N I"], y: Float[Tensor, "N O"],
+             updates: Sequence[tuple[Tensor, Tensor, float] | None]) -> Float[Tensor, "N O"] | None:
+    """y + scale B A x, row i with the A [R, I], B [O, R] (fp32) and scale of updates[i]; None without the kernel."""
+    lib = library() if x.device.type == "cpu" and x.dtype in KINDS and not torch.is_grad_enabled() else None
+    if lib is None:
+        return None
+    count, wide, out = len(x), x.detach().float().contiguous(), y.detach().float().contiguous()
+    out = out.clone() if out.data_ptr() == y.data_ptr() else out
+    a, b = ((ctypes.c_void_p * count)(*(None if u is None else half(u).data_ptr() for u in updates))
+            for half in (_first, _second))
+    ranks = (ctypes.c_int64 * count)(*(len(u[0]) if u else 0 for u in updates))
+    scales = (ctypes.c_float * count)(*(u[2] if u else 0.0 for u in updates))
+    lib.meristem_low_rank(wide.data_ptr(), out.data_ptr(), count, x.shape[1], y.shape[1], a, b, ranks, scales,
+                          x.dtype == torch.bfloat16, torch.get_num_threads())
+    return out.to(y.dtype)
+
+
+def _first(update: tuple[Tensor, Tensor, float]) -> Tensor:
+    return update[0]
+
+
+def _second(update: tuple[Tensor, Tensor, float]) -> Tensor:
+    return update[1]
+
+
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -138,11 +183,15 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         return None, "the kernel could not be built: " + (told.strip().splitlines() or ["no message"])[-1]
     lib.meristem_step.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 4 + [ctypes.c_int]
+    lib.meristem_see.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    lib.meristem_low_rank.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 4,
+                                      ctypes.c_int64, ctypes.c_int]
     lib.meristem_judge.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int]
     lib.meristem_product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2 + [ctypes.c_int]
     lib.meristem_unpack.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4 + [ctypes.c_int]
     lib.meristem_step.restype = ctypes.c_int64
     lib.meristem_product.restype = lib.meristem_unpack.restype = lib.meristem_judge.restype = None
+    lib.meristem_see.restype = lib.meristem_low_rank.restype = None
     return lib, LEVELS[lib.meristem_level()]
 
 

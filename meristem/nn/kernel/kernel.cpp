@@ -56,7 +56,7 @@ struct Matrix {                                                // mirrored by ct
 struct Layer {
     const float *norm1, *norm2, *q_norm, *k_norm;
     Matrix q, k, v, o, gate, up, down;
-    void *keys, *values;                                       // [B, groups, slots, head_dim] in the compute type
+    void *keys, *values;            // [B, groups, slots, head_dim] or [pages, groups, PAGE, head_dim], compute type
     i64 window, chunk, turned;                                 // reach; whether it has rotary positions
 };
 
@@ -65,7 +65,11 @@ struct Network {
     const float* norm;
     i64 count, dim, heads, groups, head_dim, hidden, slots, half;
     float scale, eps, head_eps;
+    const i64* table;                                          // pages [B, width] of each row, or null: slots in a row
+    i64 width;
 };
+
+constexpr i64 PAGE = 16;                                       // slots of a page: nn/paged.py, and one block of scores
 
 inline vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
@@ -581,25 +585,44 @@ template <class T> float dot(const float* q, const T* k, i64 n) {
     return total(a) + rest;
 }
 
-// y = softmax(scale q K^T) V over slots [first, last] of one head
-template <bool HALF, class T>
-void attend(const float* q, const T* k, const T* v, i64 n, i64 first, i64 last, float scale, float* y, Space& own) {
-    const i64 count = last - first + 1, whole = (count + LANES - 1) / LANES * LANES;
+// Where the keys or values of a row's slots lie: one after the other, or in pages.
+template <class T> struct Flat {
+    const T* base;
+    i64 n;
+    const T* operator()(i64 j) const { return base + j * n; }
+    bool block(i64) const { return true; }                     // whether 16 slots from j on lie one after the other
+};
+template <class T> struct Leaves {
+    const T* base;
+    const i64* table;
+    i64 first, groups, g, n;
+    const T* operator()(i64 j) const {
+        const i64 p = first + j;
+        return base + ((table[p / PAGE] * groups + g) * PAGE + p % PAGE) * n;
+    }
+    bool block(i64 j) const { return (first + j) % PAGE == 0; }
+};
+
+// y = softmax(scale q K^T) V over `count` slots of one head
+template <bool HALF, class At>
+void attend(const float* q, const At k, const At v, i64 n, i64 count, float scale, float* y, Space& own) {
+    const i64 whole = (count + LANES - 1) / LANES * LANES;
     float* s = own.scores.room(whole);
     float most = -INFINITY;
     i64 j = 0;
-    k += first * n, v += first * n;
+    for (; j < count && !k.block(j); j++) s[j] = dot(q, k(j), n) * scale;
     if (n % LANES == 0)
         for (; j + LANES <= count; j += LANES) {
             vf a[LANES] = {};
+            const auto block = k(j);
             for (i64 i = 0; i < n; i += LANES) {
                 vf part = load(q + i);
-                for (int l = 0; l < LANES; l++) a[l] += part * key(k + (j + l) * n + i);
+                for (int l = 0; l < LANES; l++) a[l] += part * key(block + l * n + i);
             }
             sums16(a);
             store(s + j, a[0] * scale);
         }
-    for (; j < count; j++) s[j] = dot(q, k + j * n, n) * scale;
+    for (; j < count; j++) s[j] = dot(q, k(j), n) * scale;
     for (; j < whole; j++) s[j] = -INFINITY;
     for (j = 0; j < count; j++) most = s[j] > most ? s[j] : most;
     vf sum = {};
@@ -614,14 +637,31 @@ void attend(const float* q, const T* k, const T* v, i64 n, i64 first, i64 last, 
     i64 i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         vf a[4] = {};
-        for (j = 0; j < count; j++)
-            for (int l = 0; l < 4; l++) a[l] += s[j] * key(v + j * n + i + l * LANES);
+        for (j = 0; j < count; j++) {
+            const auto value = v(j) + i;
+            for (int l = 0; l < 4; l++) a[l] += s[j] * key(value + l * LANES);
+        }
         for (int l = 0; l < 4; l++) store(y + i + l * LANES, rnd<HALF>(a[l] * share));
     }
     for (; i < n; i++) {
         float a = 0;
-        for (j = 0; j < count; j++) a += s[j] * key1(v[j * n + i]);
+        for (j = 0; j < count; j++) a += s[j] * key1(v(j)[i]);
         y[i] = rnd<HALF>(a * share);
+    }
+}
+
+// The same for one head of one row of the caches: slots [first, last] of key/value head g.
+template <bool HALF, class T>
+void see(const Network& net, const T* k, const T* v, const float* q, i64 row, i64 g, i64 first, i64 last, float* y,
+         Space& own) {
+    const i64 n = net.head_dim, count = last - first + 1;
+    if (net.table) {
+        const i64* table = net.table + row * net.width;
+        attend<HALF>(q, Leaves<T>{k, table, first, net.groups, g, n}, Leaves<T>{v, table, first, net.groups, g, n}, n,
+                     count, net.scale, y, own);
+    } else {
+        const i64 at = ((row * net.groups + g) * net.slots + first) * n;
+        attend<HALF>(q, Flat<T>{k + at, n}, Flat<T>{v + at, n}, n, count, net.scale, y, own);
     }
 }
 
@@ -663,7 +703,10 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
         }
         const Range written = part(rows * net.groups, 1, thread, threads);
         for (i64 i = written.begin; i < written.end; i++) {
-            const i64 g = i / rows, r = i % rows, slot = ((r / each) * net.groups + g) * net.slots + positions[r];
+            const i64 g = i / rows, r = i % rows, p = positions[r];
+            const i64 slot = net.table
+                ? (net.table[r / each * net.width + p / PAGE] * net.groups + g) * PAGE + p % PAGE
+                : ((r / each) * net.groups + g) * net.slots + p;
             float *k = at.k + r * narrow_ + g * n, *v = at.v + r * narrow_ + g * n;
             if (layer.k_norm) rms_norm<HALF>(k, layer.k_norm, n, net.head_eps, k);
             if (layer.turned) rope.turn<HALF>(k, r);
@@ -676,14 +719,13 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
         const Range seen = part(rows * net.heads, 1, thread, threads);
         for (i64 i = seen.begin; i < seen.end; i++) {
             const i64 h = i / rows, r = i % rows, g = h / (net.heads / net.groups), p = positions[r];
-            const i64 row = ((r / each) * net.groups + g) * net.slots * n;
             i64 first = layer.window && p >= layer.window ? p - layer.window + 1 : 0;
             if (layer.chunk && p / layer.chunk * layer.chunk > first) first = p / layer.chunk * layer.chunk;
             float* q = at.q + r * wide + h * n;
             if (layer.q_norm) rms_norm<HALF>(q, layer.q_norm, n, net.head_eps, q);
             if (layer.turned) rope.turn<HALF>(q, r);
-            attend<HALF>(q, static_cast<T*>(layer.keys) + row, static_cast<T*>(layer.values) + row, n, first, p,
-                         net.scale, at.y + r * wide + h * n, own);
+            see<HALF>(net, static_cast<const T*>(layer.keys), static_cast<const T*>(layer.values), q, r / each, g,
+                      first, p, at.y + r * wide + h * n, own);
         }
 #pragma omp barrier
         residual(layer.o, at.y);
@@ -739,6 +781,83 @@ extern "C" i64 meristem_step(const Network* net, float* x, const i64* positions,
     }
     std::memcpy(x, q, rows * net->dim * sizeof(float));
     return -1;
+}
+
+// Attention alone: y [rows, heads, head_dim] of queries q that stand at `positions` of their rows of the caches.
+extern "C" void meristem_see(const Network* net, const Layer* layer, const float* q, const i64* positions, float* y,
+                             i64 rows, i64 each, int threads) {
+    const i64 n = net->head_dim;
+#pragma omp parallel for num_threads(threads)
+    for (i64 i = 0; i < rows * net->heads; i++) {
+        static thread_local Space own;
+        const i64 h = i / rows, r = i % rows, g = h / (net->heads / net->groups), p = positions[r];
+        i64 first = layer->window && p >= layer->window ? p - layer->window + 1 : 0;
+        if (layer->chunk && p / layer->chunk * layer->chunk > first) first = p / layer->chunk * layer->chunk;
+        const float* one = q + (r * net->heads + h) * n;
+        float* out = y + (r * net->heads + h) * n;
+        if (net->half) see<true>(*net, static_cast<const uint16_t*>(layer->keys),
+                                 static_cast<const uint16_t*>(layer->values), one, r / each, g, first, p, out, own);
+        else see<false>(*net, static_cast<const float*>(layer->keys), static_cast<const float*>(layer->values), one,
+                        r / each, g, first, p, out, own);
+    }
+}
+
+namespace {
+
+// y[o] += scale * B[o] h, B [outs, rank]; rows of 8 and of 16 numbers are summed 16 at a time
+template <bool HALF> void expand(const float* b, const float* h, i64 rank, float scale, i64 outs, float* y) {
+    i64 o = 0;
+    if (rank == 8 || rank == 16) {
+        vf twice;
+        for (int l = 0; l < LANES; l++) twice[l] = h[l % rank];
+        for (; o + LANES <= outs; o += LANES) {
+            vf a[LANES];
+            const float* from = b + o * rank;
+            for (int i = 0; i < rank; i++) a[i] = rnd<HALF>(load(from + i * LANES)) * twice;
+            if (rank == 16) {
+                sums16(a);
+            } else {
+                for (int i = 0; i < 4; i++) a[i] = fold4(a[2 * i], a[2 * i + 1]);
+                for (int i = 0; i < 2; i++) a[i] = fold2(a[2 * i], a[2 * i + 1]);
+                a[0] = fold1(a[0], a[1]);
+            }
+            store(y + o, rnd<HALF>(load(y + o) + rnd<HALF>(scale * rnd<HALF>(a[0]))));
+        }
+    }
+    for (; o < outs; o++) {
+        float sum = 0;
+        for (i64 j = 0; j < rank; j++) sum += rnd<HALF>(b[o * rank + j]) * h[j];
+        y[o] = rnd<HALF>(y[o] + rnd<HALF>(scale * rnd<HALF>(sum)));
+    }
+}
+
+template <bool HALF>
+void low_rank(const float* x, float* y, i64 cols, i64 outs, const float* a, const float* b, i64 rank, float scale) {
+    static thread_local Aligned space;
+    float *h = space.room(rank + cols), *row = h + rank;
+    for (i64 j = 0; j < rank; j++) {
+        const float* from = a + j * cols;
+        if (HALF) {
+            for (i64 i = 0; i < cols; i++) row[i] = rnd<HALF>(from[i]);
+            from = row;
+        }
+        h[j] = rnd<HALF>(dot(x, from, cols));
+    }
+    expand<HALF>(b, h, rank, scale, outs, y);
+}
+
+}  // namespace
+
+// y [rows, outs] += scale * B A x, each row with an A [rank, cols] and B [outs, rank] of its own (null: none)
+extern "C" void meristem_low_rank(const float* x, float* y, i64 rows, i64 cols, i64 outs, const float* const* a,
+                                  const float* const* b, const i64* ranks, const float* scales, i64 half,
+                                  int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (i64 r = 0; r < rows; r++) {
+        if (!a[r]) continue;
+        if (half) low_rank<true>(x + r * cols, y + r * outs, cols, outs, a[r], b[r], ranks[r], scales[r]);
+        else low_rank<false>(x + r * cols, y + r * outs, cols, outs, a[r], b[r], ranks[r], scales[r]);
+    }
 }
 
 // y [rows, m.rows] = x [rows, m.cols] W^T + bias

@@ -1,0 +1,210 @@
+"""Does the server hold: mixed load, broken requests, clients that leave, kill -9, a restart; nothing may leak or mix.
+
+    python -m benchmarks.serving_soak --minutes 30
+    python -m benchmarks.serving_soak --minutes 0.5 --tiny     # proves that it works; nothing is recorded
+
+A tiny chat model behind `meristem serve` in a process of its own. Twelve clients ask for completions, chats, streams,
+scores, embeddings, schemas and copies, at random from SEEDS requests with fixed seeds; 5 % of the requests are
+malformed, 5 % are abandoned after their first piece. Every answer must equal the one that the same request got at
+first, alone. Halfway the server is killed with -9 and started again: clients see a refused or broken connection, ask
+again, and must get the same answer. At the end: no page in use, no 5xx, resident memory within 5 % of what it was after
+the warm-up of the second server (a tenth of the time), latency p50 and p99.
+"""
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import record
+from benchmarks.serving import TINY, ends, folder_of
+
+CLIENTS, SEEDS, MALFORMED, ABANDONED, GROWTH = 12, 60, 0.05, 0.05, 1.05
+BROKEN: tuple[tuple[str, Any], ...] = (
+    ("/v1/completions", b"{"), ("/v1/completions", b'{"prompt": "x", "max_tokens": -1}'),
+    ("/v1/completions", b'{"prompt": "x", "nonsense": 1}'), ("/v1/chat/completions", b'{"messages": []}'),
+    ("/v1/completions", b'{"prompt": "x", "regex": "("}'), ("/v1/embeddings", b'{"input": []}'),
+    ("/v1/completions", b'{"model": "other", "prompt": "x"}'), ("/nothing", b"{}"),
+    ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "x"}], "chat_template": "x"}'))
+
+
+def asked(number: int) -> tuple[str, dict[str, Any]]:
+    """Request `number` of SEEDS: always the same."""
+    rng = random.Random(number)
+    text = " ".join(rng.choice(("import", "return", "class", "self", "value")) for _ in range(rng.randint(1, 60)))
+    shared: dict[str, Any] = {"max_tokens": rng.randint(1, 40), "seed": number, "temperature": rng.choice([0, 0.7, 1])}
+    kind = number % 6
+    if kind == 0:
+        return "/v1/embeddings", {"input": text}
+    if kind == 1:
+        return "/score", {"input": text}
+    if kind == 2:
+        return "/v1/completions", {"prompt": text, **shared, "n": rng.randint(1, 3), "logprobs": 2}
+    messages = [{"role": "user", "content": text}]
+    if kind == 3:
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [True, False, None]}}}
+        return "/v1/chat/completions", {"messages": messages, **shared, "response_format": form}
+    return "/v1/chat/completions", {"messages": messages, **shared, "stream": kind == 4}
+
+
+def essence(path: str, raw: str) -> str:
+    """What of an answer must be the same each time: no ids, no dates, scores to five digits."""
+    if raw.startswith("data: "):
+        pieces = [json.loads(line[6:]) for line in raw.split("\n") if line.startswith("data: {")]
+        if any("error" in p for p in pieces):
+            return f"error {pieces}"
+        return "".join(c["delta"].get("content") or "" for p in pieces for c in p["choices"])
+    tree = json.loads(raw)
+    if path == "/v1/embeddings":
+        return str([round(x, 4) for x in tree["data"][0]["embedding"]])
+    if path == "/score":
+        return str([round(x, 4) for x in tree["data"][0]["logprobs"]])
+    return str([c.get("text", c.get("message", {}).get("content")) for c in tree["choices"]])
+
+
+class Soak:
+    """The server's process and what was seen of it."""
+
+    def __init__(self, folder: Path, log: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.log, self.url = folder, log, f"http://127.0.0.1:{self.port}"
+        self.want: dict[int, str] = {}
+        self.seconds: list[float] = []
+        self.counts = dict.fromkeys(("asked", "malformed", "abandoned", "refused", "again", "wrong", "failed"), 0)
+        self.process = self.started()
+
+    def started(self) -> "subprocess.Popen[bytes]":
+        """The server, answering."""
+        with open(self.log, "ab") as log:
+            process = subprocess.Popen([sys.executable, "-m", "meristem", "serve", str(self.folder), "--port",
+                                        str(self.port), "--rows", "8", "--queue", "32", "--exact"],
+                                       stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return process
+            time.sleep(0.1)
+        raise SystemExit(self.log.read_text()[-2000:])
+
+    def resident(self) -> int:
+        """Bytes of the server in memory."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async def once(self, client: Any, number: int) -> str:
+        """The essence of an answer, however often the connection breaks or the queue is full."""
+        path, body = asked(number)
+        while True:
+            start = time.perf_counter()
+            try:
+                answer = await client.post(self.url + path, json=body)
+                raw = answer.text
+                if answer.status_code == 429:
+                    self.counts["refused"] += 1
+                    await asyncio.sleep(0.2)
+                    continue
+                if answer.status_code != 200:
+                    self.counts["failed"] += 1
+                    return f"status {answer.status_code}"
+                if body.get("stream") and "[DONE]" not in raw:
+                    raise ConnectionError
+            except Exception as error:                         # refused or cut: the server was killed
+                if type(error).__module__.partition(".")[0] not in ("httpx2", "httpcore2", "builtins"):
+                    raise
+                self.counts["again"] += 1
+                await asyncio.sleep(0.2)
+                continue
+            self.seconds.append(time.perf_counter() - start)
+            return essence(path, raw)
+
+    async def client(self, client: Any, seed: int, until: float) -> None:
+        """One client."""
+        rng = random.Random(seed)
+        while time.monotonic() < until:
+            self.counts["asked"] += 1
+            way = rng.random()
+            number = rng.randrange(SEEDS)
+            try:
+                if way < MALFORMED:
+                    path, raw = rng.choice(BROKEN)
+                    answer = await client.post(self.url + path, content=raw)
+                    self.counts["malformed"] += 1
+                    self.counts["failed"] += not 400 <= answer.status_code < 500
+                    continue
+                if way < MALFORMED + ABANDONED:
+                    body = {"prompt": "x", "max_tokens": 100, "stream": True, "logit_bias": {"0": -100}}
+                    async with client.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
+                        async for _ in answer.aiter_text():
+                            break
+                    self.counts["abandoned"] += 1
+                    continue
+            except Exception as error:                         # the server was killed
+                if type(error).__module__.partition(".")[0] not in ("httpx2", "httpcore2"):
+                    raise
+                await asyncio.sleep(0.2)
+                continue
+            self.counts["wrong"] += await self.once(client, number) != self.want[number]
+
+
+async def run(soak: Soak, minutes: float) -> dict[str, Any]:
+    """The whole soak."""
+    import httpx2
+    async with httpx2.AsyncClient(timeout=120, limits=httpx2.Limits(max_connections=2 * CLIENTS)) as client:
+        for number in range(SEEDS):
+            soak.want[number] = await soak.once(client, number)
+        soak.seconds.clear()
+        start, half = time.monotonic(), minutes * 30
+        clients = [asyncio.create_task(soak.client(client, i, start + 2 * half)) for i in range(CLIENTS)]
+        await asyncio.sleep(half)
+        soak.process.send_signal(signal.SIGKILL)
+        soak.process.wait()
+        soak.process = await asyncio.to_thread(soak.started)
+        await asyncio.sleep(max(0.0, start + 1.2 * half - time.monotonic()))
+        warm = soak.resident()
+        await asyncio.gather(*clients)
+        for _ in range(100):                                   # those who left are swept before the next step
+            text = (await client.get(f"{soak.url}/metrics")).text
+            used = next(float(x.rpartition(" ")[2]) for x in text.split("\n") if x.startswith("meristem_pages_used{"))
+            if not used:
+                break
+            await asyncio.sleep(0.1)
+        whole = soak.resident()
+    return {"minutes": minutes, **soak.counts, "pages_left": used, "memory_warm": warm, "memory_end": whole,
+            "growth": whole / warm, "server_errors": text.count('meristem_answers_total{status="5'),
+            **{f"seconds_{n}": v for n, v in ends(soak.seconds).items()}}
+
+
+def main() -> None:
+    """Soak, judge, record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        soak = Soak(folder_of(TINY, Path(scratch) / "soak"), Path(scratch) / "log")
+        try:
+            found = asyncio.run(run(soak, given.minutes))
+        finally:
+            soak.process.kill()
+            soak.process.wait()
+    good = not (found["wrong"] or found["failed"] or found["pages_left"] or found["server_errors"])
+    found["holds"] = good and (given.tiny or found["growth"] <= GROWTH)
+    print(json.dumps(found))
+    if not given.tiny:
+        record("serving_soak", found)
+    sys.exit(0 if found["holds"] else 1)
+
+
+if __name__ == "__main__":
+    main()
