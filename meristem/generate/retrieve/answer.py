@@ -28,7 +28,8 @@ from meristem.generate.text import complete
 
 REFUSAL = "The documents do not say."
 ASKED = "Answer from the numbered passages alone and cite them like [1]. If they do not say it, answer: " + REFUSAL
-LEAST = 0.5                             # of a question's words, weighted, that the best passage must hold
+LEAST = 0.4                             # of a question's words, weighted, that the best passage must hold: on XQuAD
+#                                         94 % of questions about missing articles are refused, 15 % of the others
 HALF = 0.5                              # of a sentence's words that a passage which it cites must hold
 MARK = re.compile(r"\s*\[(\d{1,3})\]")
 SENTENCE = re.compile(r".+?(?:[.!?][\"')]*(?:\s*\[\d{1,3}\])*(?=\s|$)|$)\s*", re.MULTILINE)
