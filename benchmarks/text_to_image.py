@@ -1,8 +1,9 @@
-"""Rows A24, A25, A26, B15, B16, B19, B20, C9, C10: pictures from captions, judged by classifiers trained apart.
+"""Rows A24, A25, A26, B15, B16, B18, B19, B20, C9, C10: pictures from captions, judged by classifiers trained apart.
 
     python -m benchmarks.text_to_image scenes --out runs/text-to-image     # DALL-E and unCLIP, unseen pairs
     python -m benchmarks.text_to_image captions --out runs/text-to-image   # DALL-E 3: recaptioned rows
     python -m benchmarks.text_to_image looks --out runs/text-to-image      # night and faces: style, new combinations
+    python -m benchmarks.text_to_image edits --out runs/text-to-image      # instructions: colour, shape, light
 
 Pictures are 16 x 16 scenes of one shape (data/scenes.py); an eighth of the pairs of colour and shape is never trained
 on, except by the judge, whose scenes have another seed. A part goes on where it was left: finished runs are kept. Every
@@ -27,19 +28,19 @@ from meristem.core.files import read_json
 from meristem.core.random import seed_of
 from meristem.corpus.labelled import labelled
 from meristem.corpus.store import Corpus
-from meristem.data import scenes
+from meristem.data import edits, scenes
+from meristem.evals.judge import Judge
 from meristem.evals.pictures import Seen
 from meristem.evals.run import evaluate
 from meristem.evals.statistics import wilson
 from meristem.evals.subject import Subject
-from meristem.evals.tasks.caption_consistency import CaptionConsistency
 from meristem.generate.pictures import Wish, paint
 from meristem.generate.unclip import Unclip
 from meristem.recipes import resolve
 from meristem.train.painting import as_bytes, as_grid, open_painter
 from meristem.train.run import pretrain
 
-Judge = Callable[[torch.Tensor], list[str]]
+Names = Callable[[torch.Tensor], list[str]]
 SIDE, STEPS = 16, {False: 50, True: 2}  # of a picture; of DDIM back and forth
 JUDGE = {"model.image": 2 * SIDE, "train.steps": 400, "train.batch": 64, "train.compile": False}
 NIGHT, NEW = (22, 26, 54), ("diamond", "cross")                # these shapes have no face in training
@@ -104,7 +105,7 @@ def shown(path: Path, images: torch.Tensor, columns: int = 0) -> None:
     path.write_bytes(as_grid(images, columns))
 
 
-def parts_of_unclip(run: Path, corpus: Corpus, named: Judge, a: argparse.Namespace) -> None:
+def parts_of_unclip(run: Path, corpus: Corpus, named: Names, a: argparse.Namespace) -> None:
     """The prior's cosine, what its absence does, variations, and text diffs."""
     painter, rows = open_painter(run), 4 if a.tiny else 128
     assert isinstance(painter, Unclip)
@@ -175,10 +176,10 @@ def scene_runs(a: argparse.Namespace) -> None:
         shown(a.out / f"{run.name}.png", paint(open_painter(run), Wish(texts, seed=a.seed)))
 
 
-def judged_by(judge: Path) -> Judge:
+def judged_by(judge: Path) -> Names:
     """What a judge sees in pictures."""
-    task = CaptionConsistency(judge=judge)
-    return lambda images: task.named(as_bytes(images).numpy())
+    one = Judge(judge)
+    return lambda images: one.named(as_bytes(images).numpy())
 
 
 def caption_runs(a: argparse.Namespace) -> None:
@@ -281,7 +282,47 @@ def look_runs(a: argparse.Namespace) -> None:
     share("content_is_kept", kept)
 
 
-PARTS = {"scenes": scene_runs, "captions": caption_runs, "looks": look_runs}
+def edit_runs(a: argparse.Namespace) -> None:
+    """B18: what an instruction names changes, what it does not stays; pairs that come out were never trained on."""
+    documents = 40 if a.tiny else 6000
+    corpus = edits.make(a.out / "edits", {"documents": documents, "side": SIDE})
+    apart = scenes.make(a.out / "all", {"documents": documents, "side": SIDE, "objects": 1, "seed": 1, "held_out": 0.0})
+    named = judged_by(fit("resnet", apart, a, "judge", **JUDGE))
+    words = fit("clip", corpus, a, "words", **{**CLIP, "train.steps": 100})
+    run = fit("instruct", corpus, a, **{"objective.text": str(words), "data.codec.name": "saved",
+                                        "data.codec.folder": str(words)})
+    painter, kind = open_painter(run), edits.Edits(documents=documents, side=SIDE)
+    right, kept, left, dark = (dict[str, list[Any]]() for _ in range(4))
+    grid = []
+    for i in range(2 if a.tiny else 160):
+        before, after, said, now = kind.edit("test", i)
+        old = torch.from_numpy(before.copy()).float() / 127.5 - 1
+        made = paint(painter, Wish((said,), how="edit", image=old, seed=seed_of(a.seed, i)))
+        what = "light" if said.startswith("make it") else "colour" if said.startswith("make") else "shape"
+        ground = torch.from_numpy(((before == after).all(0)) & (before == before[:, :1, :1]).all(0))
+        error = float((made[0] - old)[:, ground].square().mean()) if bool(ground.any()) else float("nan")
+        if what == "light":
+            dark.setdefault(what, []).append((float(made.mean((0, 1))[0, 0]) < 0) == ("night" in said))
+        else:
+            colour, shape = named(made)[0].split()
+            right.setdefault(what, []).append((colour if what == "colour" else shape) ==
+                                              (now.colour if what == "colour" else now.shape))
+            kept.setdefault(what, []).append((shape if what == "colour" else colour) ==
+                                             (now.shape if what == "colour" else now.colour))
+            left.setdefault(what, []).append(10 * float(np.log10(4 / max(error, 1e-10))))
+        if i < 8:
+            grid += [old, made[0]]
+    for what in right:
+        share("instruction_is_followed", right[what], edit=what)
+        share("the_other_attribute_is_kept", kept[what], edit=what)
+        say(score="ground_psnr", edit=what, value=round(float(np.mean(left[what])), 2), n=len(left[what]),
+            least=round(min(left[what]), 2))
+    for what in dark:
+        share("instruction_is_followed", dark[what], edit=what)
+    shown(a.out / "instruct.png", torch.stack(grid), 4)
+
+
+PARTS = {"scenes": scene_runs, "captions": caption_runs, "looks": look_runs, "edits": edit_runs}
 
 
 def main() -> None:

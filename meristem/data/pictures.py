@@ -101,7 +101,7 @@ def stored(corpus: Corpus, side: int, channels: int, progress: Progress = SILENT
         with files.committed(folder) as made:
             for split in SPLITS:
                 named = [(name, d.source) for d in corpus.documents(split) if several or "image" in d.fields
-                         for name in names_of(d)]
+                         for name in (names_of(d) if several else [d.fields["image"]])]
                 if not named:
                     continue
                 progress.stage(f"pictures of {split}", len(named))

@@ -45,3 +45,21 @@ def super_resolution() -> Run:
         objective=Part("diffusion", {"target": "velocity", "schedule": "cosine", "low": 8}),
         data=Data(codec=WORDS, examples="pictures"),
         train=Train(steps=250, batch=32, context=16, lr=5e-4, warmup=100))
+
+
+def instruct() -> Run:
+    """A U-Net that does to a picture what a sentence says, as InstructPix2Pix does.
+
+    Command: `meristem curate toy:edits documents=6000 side=16 --out runs/edits`, `meristem pretrain clip
+    data.corpus=runs/edits model.image=16 model.patch=4 train.steps=100 --out runs/words`, whose text tower reads the
+    sentences, then `meristem pretrain instruct data.corpus=runs/edits data.codec.name=saved
+    data.codec.folder=runs/words --out runs/instruct` and `meristem generate runs/instruct "make it night" --edit
+    PICTURE --out edited.png`. CPU time: not measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="instruct",
+        model=Part("unet", {"inputs": 6, "outputs": 3, "image": 16, "channels": [32, 64], "blocks": 1, "groups": 8,
+                            "attention": [False, True], "heads": 4, "cross": 128}),
+        objective=Part("diffusion", {"target": "velocity", "schedule": "cosine", "edits": True, "text": "runs/words"}),
+        data=Data(codec=WORDS, examples="edits"),
+        train=Train(steps=600, batch=32, context=16, lr=1e-3, warmup=50, dtype="float32", compile=False))

@@ -6,7 +6,7 @@ from meristem.core.config import Part
 from meristem.core.run import Data, Run, Train
 from meristem.recipes.pictures import WORDS
 
-ENCODER = {"kind": "dinov2", "image": 28, "patch": 7, "dim": 96, "layers": 3, "heads": 3}
+ENCODER = {"kind": "dinov2", "image": 28, "patch": 7, "dim": 96, "layers": 3, "heads": 3, "std": 0.06}
 LOOK = {"area": [0.6, 1.0], "small": [0.3, 0.7], "turn": 15.0, "shear": 0.2, "light": 0.4, "blur": 0.3}
 
 
@@ -20,11 +20,12 @@ def dino() -> Run:
     """
     return Run(
         name="dino", model=Part("vit", ENCODER),
-        objective=Part("self_distillation", {"prototypes": 48, "hidden": 256, "narrow": 32, "standard": True,
+        objective=Part("self_distillation", {"prototypes": 1024, "hidden": 256, "narrow": 32, "standard": True,
                                              "temperature": 0.06, "momentum": 0.97, "koleo": 0.01, "local": 2,
                                              "look": LOOK}),
         data=Data(codec=WORDS, examples="pictures"),
-        train=Train(steps=800, batch=64, context=16, lr=1e-3, warmup=20, weight_decay=0.04, ema=0.99, compile=False))
+        train=Train(steps=1000, batch=64, context=16, optimizer="muon", lr=4e-3, warmup=20, weight_decay=0.04, ema=0.99,
+                    compile=False))
 
 
 def resnet() -> Run:

@@ -15,6 +15,7 @@ from meristem.corpus.store import Corpus
 from meristem.data import (
     clips,
     conversations,
+    edits,
     encoders,
     examples,
     interleaved,
@@ -58,6 +59,9 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     if run.data.examples == interleaved.ENTRY:
         reader = interleaved.Writer(Reader(codec, chat), *objective.slots)
         return interleaved.Interleaved.of(corpus, reader, split, objective.picture, t.context, (t.batch, seed, t.micro))
+    if run.data.examples == edits.ENTRY:
+        side, channels = objective.picture
+        return edits.Source.of(corpus, codec, split, side, channels, t.context, (t.batch, seed, t.micro))
     if run.data.examples == SEGMENTS:
         side, channels = objective.picture
         return Segments.of(corpus, split, side, channels, (t.batch, seed, t.micro))
@@ -113,9 +117,7 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, objectiv
     if not run.data.examples:
         return list(sweep(shards.split("validation"), t.context, t.micro or t.batch, VALIDATION_TOKENS))
     source = source_of(run, corpus, codec, shards, "validation", objective, chat)
-    if isinstance(source, pictures.Pictures):
-        return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
-    if isinstance(source, Segments):
+    if isinstance(source, pictures.Pictures | edits.Source | Segments):
         return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
     if isinstance(source, encoders.Source):
         return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))
