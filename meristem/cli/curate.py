@@ -111,13 +111,13 @@ def _explained(out: Path, what: str) -> Answer:
     return Answer({"documents": rows}, told(rows))
 
 
-def _answer(corpus: "Corpus") -> Answer:
 def _undone(out: Path, rules: str) -> Answer:
     from meristem.corpus.store import Corpus
     from meristem.corpus.undo import undo
     return _answer(undo(Corpus.open(out), [rule.strip() for rule in rules.split(",") if rule.strip()]))
 
 
+def _answer(corpus: "Corpus") -> Answer:
     facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
     recipe = "clip" if (corpus.folder / "train.tar").is_file() else "llama"
     then = shell("meristem", "pretrain", recipe, f"data.corpus={corpus.folder}")
