@@ -9,9 +9,9 @@ from meristem.core.errors import RequestError
 
 
 def card(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> Answer:
-    """Write the model card (model/README.md) and report.html of a run, from its own records only.
+    """Write the model card (model/README.md), the bill of materials (bom.json) and report.html of a run.
 
-    Every number comes from a file of the run folder: recipe, manifest, log, score certificates, energy estimate.
+    Every number comes from a file of the run folder: recipe, manifest, log, score certificates, energy, forecast.
 
     Example: meristem card runs/llama
 
@@ -22,7 +22,9 @@ def card(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=
         raise RequestError(f"{folder} is not a run folder (it has no recipe.json)")
     if not (folder / "model" / "config.json").is_file():
         raise RequestError(f"{folder} has no model yet; finish it with: meristem pretrain --from {folder}")
+    from meristem.govern import bom as boms
     from meristem.govern import card as cards
     from meristem.govern import report as reports
-    written, page = cards.write(folder), reports.write(folder)
-    return Answer({"card": str(written), "report": str(page)}, f"{written}\n{page}")
+    written, materials, page = cards.write(folder), boms.write(folder), reports.write(folder)
+    return Answer({"card": str(written), "bom": str(materials), "report": str(page)},
+                  f"{written}\n{materials}\n{page}")

@@ -17,10 +17,14 @@ def export(
     to: Annotated[str, typer.Option(help=f"The format: {', '.join(FORMATS)}.")] = "hf",
     bits: Annotated[int, typer.Option(help="8 or 4: quantise the weights, for meristem alone; 0 = as they are.")] = 0,
     group: Annotated[int, typer.Option(help="With --bits: columns that share a scale; 0 = a whole row.", min=0)] = 32,
+    licences: Annotated[str, typer.Option(help="Of the training documents, all of them: permissive, SPDX identifiers, "
+                                               "unknown. Without it only those that allow no derived work are "
+                                               "refused.", show_default=False)] = "",
 ) -> Answer:
     """Write a model for other programs; what was written is loaded again and must give equal logits, or it is removed.
 
     The folder loads with transformers: AutoModelForCausalLM.from_pretrained(OUT). With --bits meristem alone reads it.
+    A run folder's model leaves only when no training document's licence forbids it; the documents are named.
 
     Example: meristem export runs/fill --to hf --out ~/models/fill
 
@@ -28,13 +32,28 @@ def export(
     """
     if to not in FORMATS:
         raise RequestError(f"no format {to!r}; {nearest(to, FORMATS)}")
+    run, says = _gate(model, licences)
     if to == "diffusers":
         if bits:
             raise RequestError("--bits quantises one model for meristem; leave it out with --to diffusers")
-        facts = _pipeline(model, out.expanduser())
-        return Answer(facts, f"{out}: {facts['parameters']:,} parameters; reloaded, pictures equal")
-    facts = _write(model_folder(model), out.expanduser(), bits, group)
-    return Answer(facts, f"{out}: {facts['parameters']:,} parameters; reloaded, logits equal")
+        facts, equal = _pipeline(model, out.expanduser()), "pictures"
+    else:
+        facts, equal = _write(model_folder(model), out.expanduser(), bits, group), "logits"
+    if run:
+        from meristem.govern.lineage import exported
+        exported(run, out.expanduser(), to)
+    return Answer({**facts, "licences": says}, f"{out}: {facts['parameters']:,} parameters; reloaded, {equal} equal\n"
+                  f"{says}")
+
+
+def _gate(model: Path, licences: str) -> tuple[Path | None, str]:
+    """The run folder that a model lies in and what its licences say; RequestError where one forbids release."""
+    place = model.expanduser()
+    run = next((p for p in (place, place.parent) if (p / "recipe.json").is_file()), None)
+    if run is None:
+        return None, "licences not checked: this model lies in no run folder, so its documents are not known"
+    from meristem.govern import gate
+    return run, gate.refuse(run, licences).line()
 
 
 def _pipeline(source: Path, out: Path) -> dict[str, Any]:

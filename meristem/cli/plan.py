@@ -57,7 +57,7 @@ def plan(
     if history:
         from meristem.plan import history as kept
         rows = kept.read()
-        return Answer({"plans": rows, **kept.summary(rows)}, "\n".join(kept.lines(rows)))
+        return Answer({**kept.summary(rows), "rows": rows}, "\n".join(kept.lines(rows)))
     if model:
         facts, lines = _elsewhere(model, memory, context, hours, devices)
         if tokens:

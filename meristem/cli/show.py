@@ -38,12 +38,16 @@ def show(
 
 
 def _cost(run: "Run") -> dict[str, int]:
-    """Parameters and FLOPs from a model on the meta device; a codec not yet fitted counts with its `vocab` field."""
+    """Parameters and FLOPs from a model on the meta device; a codec not yet fitted counts with its `vocab` field.
+
+    Of pictures and sound a row's products are counted as they run; what an objective adds to the model is not in them.
+    """
     import torch
 
     from meristem.core import registry
     from meristem.core.config import build, known
-    from meristem.plan.cost import training_flops_per_token
+    from meristem.plan.cost import BACKWARD, flops_of, training_flops_per_token
+    from meristem.plan.example import example
     entry = registry.load("models", run.model.name)
     vocab = run.data.codec.fields.get("vocab", 256)
     told = known(entry.Config, context=run.train.context)
@@ -51,8 +55,10 @@ def _cost(run: "Run") -> dict[str, int]:
     with torch.device("meta"):
         model = entry.Model(config)
     count = sum(p.numel() for p in model.parameters())
-    if "image" in vars(config):                                # its FLOPs are counted when it runs
-        return {"parameters": count, "pictures": run.train.steps * run.train.batch}
+    if "vocab" not in vars(config) or {"image", "mels"} & set(vars(config)):   # counted as a row runs on no device
+        rows = run.train.steps * run.train.batch
+        each = (1 + BACKWARD) * flops_of(model, example(model, run.train.context))
+        return {"parameters": count, "rows": rows, "flops_per_row": each, "training_flops": each * rows}
     tokens = run.train.steps * run.train.batch * run.train.context
     flops = training_flops_per_token(model, run.train.context)
     return {"parameters": count, "tokens": tokens, "flops_per_token": round(flops),

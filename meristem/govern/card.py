@@ -13,14 +13,34 @@ from typing import Any
 
 import yaml
 
+from meristem.core.config import Part
 from meristem.core.errors import RequestError
 from meristem.core.files import write_bytes
+from meristem.core.run import Train
+from meristem.govern import risk
 from meristem.govern.facts import Facts, RunFacts, Tree, gather
 from meristem.govern.lineage import links
 from meristem.govern.numbers import MISSING, count, duration, in_unit, p_value, percent, short
 from meristem.govern.report import gaps
 
 SAMPLES = 2
+# Of each objective: what its model is, and the task huggingface.co files it under.
+KINDS = {
+    **dict.fromkeys(("next_token", "fill_in_the_middle", "preference", "grpo", "ppo", "distillation"),
+                    ("decoder language model", "text-generation")),
+    "masked": ("masked language model", "fill-mask"), "span_corruption": ("encoder-decoder", "text2text-generation"),
+    "seq2seq": ("encoder-decoder", "text2text-generation"), "contrastive": ("pair of towers", "feature-extraction"),
+    "next_sentence": ("encoder", "feature-extraction"), "reward": ("reward model", "text-classification"),
+    "self_distillation": ("picture encoder", "image-feature-extraction"), "segment": ("segmenter", "mask-generation"),
+    "diffusion": ("diffusion model", "unconditional-image-generation"), "reconstruct": ("autoencoder", ""),
+    "image_tokens": ("picture generator", "text-to-image"), "unclip": ("picture generator", "text-to-image"),
+    "classify": ("classifier", "")}
+NOTHING = ("model", "")
+SHAPE = (("layers", "num_hidden_layers"), ("layers", "n_layer"), ("width", "hidden_size"), ("width", "n_embd"),
+         ("hidden width", "intermediate_size"), ("heads", "num_attention_heads"), ("heads", "n_head"),
+         ("key and value heads", "num_key_value_heads"), ("experts", "num_local_experts"),
+         ("context, tokens", "max_position_embeddings"), ("context, tokens", "n_positions"),
+         ("picture side", "image_size"), ("patch side", "patch_size"), ("vocabulary", "vocab_size"))
 
 
 def write(folder: Path) -> Path:
@@ -28,7 +48,7 @@ def write(folder: Path) -> Path:
     facts = gather(folder)
     if len(facts.runs) != 1 or not facts.runs[0].config:
         raise RequestError(f"{folder} is not a run folder with a model/ in it; a card describes one model")
-    path = folder / "model" / "README.md"
+    path = folder / ("model" if (folder / "model").is_dir() else "adapter") / "README.md"
     write_bytes(path, render(facts).encode("utf-8", "replace"))
     return path
 
@@ -38,7 +58,8 @@ def render(facts: Facts) -> str:
     run = facts.runs[0]
     head = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
     parts = [f"---\n{head}---\n", f"# {_name(facts)}\n", _notice(run), _about(run), _use(run), _architecture(run),
-             _data(facts), _training(run), _evaluation(run), _samples(run), _limits(facts), _lineage(run)]
+             _data(facts), _training(run), _forecast(run), _evaluation(run), risk.section(run),
+             _samples(run), _limits(facts), _lineage(run)]
     return "\n".join(part for part in parts if part) + "\n"
 
 
@@ -46,14 +67,16 @@ def front_matter(facts: Facts) -> dict[str, Any]:
     """What huggingface.co reads. The weights' licence is the owner's choice: "other" until someone states it."""
     run = facts.runs[0]
     head: dict[str, Any] = {
-        "license": "other", "license_name": "not-stated", "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "license": "other", "license_name": "not-stated",
+        "library_name": "diffusers" if "_class_name" in run.config else "transformers",
+        **({"pipeline_tag": tag} if (tag := KINDS.get(run.recipe.objective.name, NOTHING)[1]) else {}),
         "tags": ["meristem", str(run.manifest.get("family", "")), *(["lora"] if run.adapted else [])],
         "datasets": [_dataset(facts)]}
     if run.adapted:
         head["base_model"] = Path(run.recipe.base).parent.name
     if run.scores:
-        task = {"type": "text-generation", "name": "text generation"}
+        tag = KINDS.get(run.recipe.objective.name, NOTHING)[1] or "other"
+        task = {"type": tag, "name": tag.replace("-", " ")}
         data = {"name": "test split of the training corpus", "type": _dataset(facts), "split": "test",
                 "revision": run.scores[0]["corpus_hash"]}
         metrics = [{"type": s["name"], "name": s["what"], "value": round(s["value"], 6), "verified": False}
@@ -83,11 +106,15 @@ def _about(run: RunFacts) -> str:
         method = run.recipe.adapt.name.upper() if run.recipe.adapt else "training all of its weights"
         made = f"adapted from `{Path(run.recipe.base).parent.name}` by {method}"
     size = short(run.manifest.get("parameters"))
-    return (f"A decoder language model of the {run.manifest.get('family', 'unknown')} family with {size} parameters, "
+    kind = KINDS.get(run.recipe.objective.name, NOTHING)[0]
+    return (f"A {kind} of the {run.manifest.get('family', 'unknown')} family with {size} parameters, "
             f"{made} with meristem. Every number below was read from the run's own files.\n")
 
 
 def _use(run: RunFacts) -> str:
+    if KINDS.get(run.recipe.objective.name, NOTHING)[1] != "text-generation":
+        return ('## How to use it\n\n```python\nimport meristem\n\nmodel = meristem.load("path/to/this/folder")\n'
+                "model.module                        # a plain torch.nn.Module\n```\n")
     prompt = "def area(self):\\n    \\\"\\\"\\\"Width times height.\\\"\\\"\\\"" if run.adapted else "def "
     return f'''## How to use it
 
@@ -114,12 +141,13 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0], skip_special_t
 
 def _architecture(run: RunFacts) -> str:
     c = run.config
-    rows = [("parameters", count(run.manifest.get("parameters"))), ("layers", count(c.get("num_hidden_layers"))),
-            ("width", count(c.get("hidden_size"))), ("hidden width", count(c.get("intermediate_size"))),
-            ("heads", count(c.get("num_attention_heads"))),
-            ("key and value heads", count(c.get("num_key_value_heads"))),
-            ("context, tokens", count(c.get("max_position_embeddings"))), ("vocabulary", count(c.get("vocab_size")))]
-    return "## Architecture\n\n" + _table(("", ""), rows)
+    rows = [("parameters", count(run.manifest.get("parameters"))),
+            ("of them trained", count(run.manifest.get("trainable"))),
+            *((name, count(c[key])) for name, key in SHAPE if isinstance(c.get(key), int))]
+    if run.adapted and run.recipe.adapt:
+        fields = ", ".join(f"{key} {value}" for key, value in run.recipe.adapt.fields.items())
+        rows.append(("adapter", f"{run.recipe.adapt.name}{': ' + fields if fields else ''}"))
+    return "## Architecture\n\n" + table(("", ""), rows)
 
 
 def _data(facts: Facts) -> str:
@@ -134,8 +162,8 @@ def _data(facts: Facts) -> str:
     head = ("", "documents", "bytes")
     return (f"## Training data\n\nInputs: {', '.join(f'`{Path(i).name}`' for i in corpus.get('inputs', []))}. "
             f"{count(corpus['seen']['documents'])} documents and files were read. Corpus hash `{corpus['hash']}`; its "
-            f"ledger holds every decision with its witness.\n\n{_table(head, kept)}\nDropped, by rule:\n\n"
-            f"{_table(head, dropped)}")
+            f"ledger holds every decision with its witness.\n\n{table(head, kept)}\nDropped, by rule:\n\n"
+            f"{table(head, dropped)}")
 
 
 def _training(run: RunFacts) -> str:
@@ -143,9 +171,14 @@ def _training(run: RunFacts) -> str:
     shares = sorted(row["share_of_peak"] for row in run.log if row.get("share_of_peak") is not None)
     skipped = sum(bool(row.get("skipped")) for row in run.log)
     rows = [("steps", count(r.get("step"))), ("tokens", count(r.get("tokens"))),
-            ("batch", f"{t.batch} sequences of {t.context} tokens"),
-            ("optimiser", f"{t.optimizer}, peak learning rate {t.lr:g}, {t.schedule}, weight decay {t.weight_decay:g}"),
-            ("precision", t.dtype), ("seed", str(run.recipe.seed)), ("steps skipped as not finite", count(skipped)),
+            ("batch", f"{t.batch} rows of {t.context} tokens" + (f", {t.micro} at a time" if t.micro else "")),
+            ("objective", _part(run.recipe.objective)),
+            ("optimiser", f"{t.optimizer}, betas {t.betas[0]:g} and {t.betas[1]:g}, weight decay {t.weight_decay:g}, "
+                          f"gradient norm at most {t.clip:g}"),
+            ("learning rate", _rates(t)), ("weights that are exported", _kept(t)),
+            ("precision", t.dtype), ("seed", str(run.recipe.seed)),
+            ("mesh of processes", str(run.manifest.get("mesh", t.mesh or "dp=1"))),
+            ("steps refused (not finite, or a spike)", count(skipped)),
             ("last training loss, nats a token", in_unit(r.get("loss"), "")),
             ("validation loss, nats a token", in_unit(r.get("validation"), "")),
             ("time", duration(r.get("train_seconds"))), ("compute", short(r.get("flops"), "FLOP")),
@@ -153,7 +186,50 @@ def _training(run: RunFacts) -> str:
             ("peak memory", short(r.get("peak_rss"), "B")),
             ("machine", ", ".join(f"{key} {machine.get(key, MISSING)}" for key in ("cpu", "threads", "torch"))),
             ("energy", _energy(run.energy))]
-    return "## Training\n\n" + _table(("", ""), rows)
+    return "## Training\n\n" + table(("", ""), rows)
+
+
+def _rates(t: Train) -> str:
+    """The learning rate over the steps, as `train.optim.schedule` computes it."""
+    rise = f"{t.lr:g} after a rise of {t.warmup} steps"
+    if t.optimizer == "schedule_free":
+        fall = "never falling: an average of the iterates stands in for a schedule (schedule-free)"
+    elif t.schedule == "wsd":
+        fall = f"constant, then falling linearly to {t.floor:g} of it over the last {t.decay:.0%} of the steps (wsd)"
+    else:
+        fall = f"falling to {t.floor:g} of it along a cosine"
+    more = [f"a block's rate {t.layer_decay:g} of the block's above it"] if t.layer_decay != 1 else []
+    more += [f"scaled from width {t.base_width} (muP)"] if t.base_width else []
+    more += [f"other rates for {', '.join(group.match for group in t.groups)}"] if t.groups else []
+    return "; ".join([f"{rise}, {fall}", *more])
+
+
+def _kept(t: Train) -> str:
+    """Which weights are validated and exported."""
+    if t.optimizer == "schedule_free" and t.weights == "average":
+        return "the average that schedule-free keeps"
+    if t.ema and t.weights == "average":
+        return f"an exponential average of all steps (decay {t.ema:g})"
+    return "those of the last step" + (f"; an average (decay {t.ema:g}) was kept too" if t.ema else "")
+
+
+def _part(part: Part) -> str:
+    fields = ", ".join(f"{key} {value}" for key, value in part.fields.items())
+    return part.name.replace("_", " ") + (f": {fields}" if fields else "")
+
+
+def _forecast(run: RunFacts) -> str:
+    """What the plan promised beside what came of it (plan.history)."""
+    told = run.outcome
+    if not told:
+        return ""
+    loss = told["loss"]
+    rows = [("loss, nats a token", f"{loss['forecast']:.3f} ({loss['low']:.3f} to {loss['high']:.3f} with 80 %)",
+             in_unit(loss["measured"], "") + (", inside" if loss["inside"] else ", outside")),
+            ("seconds of steps", duration(told["seconds"]["forecast"]), duration(told["seconds"]["measured"])),
+            ("peak memory", short(told["memory"]["forecast"], "B"), short(told["memory"]["measured"], "B")),
+            ("energy, Wh", f"{told['watt_hours']['forecast']:.3g}", in_unit(told["watt_hours"]["measured"], ""))]
+    return "## Forecast and outcome\n\n" + table(("", "planned", "came out"), rows)
 
 
 def _energy(e: Tree) -> str:
@@ -165,9 +241,10 @@ def _energy(e: Tree) -> str:
 def _evaluation(run: RunFacts) -> str:
     if not run.scores:
         return "## Evaluation\n\nNot run.\n"
-    head = ("score", "value", "95 % interval", "n", "baseline", "clean value (n)", "in training: whole, 13 words")
+    head = ("score", "value", "95 % interval", "n", "baseline", "clean value (n)", "in training: whole, 13 words",
+            "energy")
     rows = []
-    for s in run.scores:
+    for s in (score for score in run.scores if not risk.is_risk(run, score)):
         unit, dirt = s["unit"], s["contamination"]
         low, high = (in_unit(s["interval"][key], unit) for key in ("low", "high"))
         base = f"{in_unit(s['baseline']['value'], unit)}: {s['baseline']['what']}" if s["baseline"] else MISSING
@@ -176,12 +253,13 @@ def _evaluation(run: RunFacts) -> str:
         better = "more is better" if s["higher_is_better"] else "less is better"
         rows.append((f"{s['what']} (`{s['name']}`, {better})", in_unit(s["value"], unit),
                      f"{low} to {high}, {s['interval']['method']}", n, base, clean,
-                     f"{dirt['exact']}, {dirt['gram13']}" if dirt else MISSING))
+                     f"{dirt['exact']}, {dirt['gram13']}" if dirt else MISSING,
+                     short(s["energy"]["joules"], "J") if s.get("energy") else MISSING))
     pairs = [f"- `{s['name']}` against {p['against']}: {p['difference']:+.4f}, {p_value(p['p'])} ({p['test']})"
              for s in run.scores if (p := s["paired"])]
     tail = "\nPaired with the other model on the same items:\n\n" + "\n".join(pairs) + "\n" if pairs else ""
     return ("## Evaluation\n\nOn the test split, which no training step saw. `evals/*.json` in the run folder hold the "
-            f"full certificates: prompts, seeds, hashes and every item's result.\n\n{_table(head, rows)}{tail}")
+            f"full certificates: prompts, seeds, hashes and every item's result.\n\n{table(head, rows)}{tail}")
 
 
 def _samples(run: RunFacts) -> str:
@@ -202,7 +280,8 @@ def _lineage(run: RunFacts) -> str:
     word = {True: "holds", False: "broken", None: "not checked"}
     rows = [(link.what, f"`{link.hash or MISSING}`", word[link.ok] + (f": {link.why}" if link.why else ""))
             for link in links(run)]
-    return "## Lineage\n\n" + _table(("link", "hash", "check"), rows)
+    return ("## Lineage\n\n" + table(("link", "hash", "check"), rows) + "\n`bom.json` in the run folder is the bill of "
+            "materials (CycloneDX); `datasheet.md` in the corpus folder says what was collected and dropped.\n")
 
 
 def fenced(text: str) -> str:
@@ -211,7 +290,8 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text.rstrip()}\n{fence}\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meristem.adapt.files import CONFIG, base_of
 from meristem.core.config import from_dict
-from meristem.core.errors import RequestError
+from meristem.core.errors import MeristemError, RequestError
 from meristem.core.files import MANIFEST, read_json
 from meristem.core.run import Run
+from meristem.hub.cache import locate
+from meristem.plan.history import OUTCOME
 
 Tree = dict[str, Any]
 
@@ -32,6 +35,7 @@ class RunFacts:
     evals: list[Tree]
     config: Tree                        # model/config.json
     weights: Tree                       # model/MANIFEST.json
+    outcome: Tree                       # forecast.json: the plan, scored
     pictures: list[Path]                # what it painted while it trained, and overlays of its evaluations
 
     @property
@@ -80,7 +84,9 @@ def gather_run(folder: Path) -> RunFacts:
     return RunFacts(folder, folder.resolve().name, run, manifest, result, energy,
                     _lines(folder / "log.jsonl"), _lines(folder / "samples.jsonl"),
                     [_tree(p) for p in sorted((folder / "evals").glob("*.json"))],
-                    _tree(folder / "model" / "config.json"), _tree(folder / "model" / MANIFEST),
+                    _tree(folder / "model" / "config.json") or _base(folder / "adapter"),
+                    _tree(folder / "model" / MANIFEST),
+                    _tree(folder / OUTCOME),
                     [*sorted((folder / "samples").glob("*.png"), key=lambda p: (len(p.name), p.name)),
                      *sorted((folder / "evals").glob("*.png"))])
 
@@ -90,6 +96,16 @@ def corpus_of(run: RunFacts) -> Path | None:
     named = Path(run.recipe.data.corpus)
     places = [named, run.folder.resolve().parent / named.name]
     return next((p for p in places if run.recipe.data.corpus and (p / "corpus.json").is_file()), None)
+
+
+def _base(adapter: Path) -> Tree:
+    """config.json of the base of an adapter, for a run that left no plain weights; {} where it is not at hand."""
+    if not (adapter / CONFIG).is_file():
+        return {}
+    try:
+        return _tree(locate(base_of(adapter), adapter) / "config.json")
+    except MeristemError:
+        return {}
 
 
 def _tree(path: Path) -> Tree:

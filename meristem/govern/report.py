@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from meristem.core.files import write_bytes
-from meristem.govern import svg
+from meristem.govern import risk, svg
 from meristem.govern.facts import Facts, RunFacts, Tree, gather
 from meristem.govern.lineage import links
 from meristem.govern.numbers import MISSING, count, duration, in_unit, p_value, percent, short
@@ -48,12 +48,14 @@ def render(facts: Facts) -> str:
     parts: dict[str, Any] = {
         "title": _title(facts), "folder": facts.folder.name, "lead": _lead(facts), "tiles": _tiles(facts),
         "forests": _forests(facts), "scores": _scores(facts), "examples": examples, "examples_task": examples_task,
+        "risks": _risks(facts), "risk_plots": _risk_plots(facts),
         "runs": [_run(run, facts) for run in facts.runs], "plan": _plan(facts, base), "data": _data(facts.corpus),
         "energy": [_cost(run) for run in facts.runs if run.result or run.energy], "gaps": gaps(facts),
         "links": [{"run": run.name, "what": link.what, "hash": link.hash, **_verdict(link.ok, link.why)}
                   for run in facts.runs for link in links(run)],
         "files": list(_files(facts)), "next": next_steps(facts)}
-    shown = [("scores", "Scores"), ("examples", "Examples"), *((r["id"], r["short"]) for r in parts["runs"]),
+    shown = [("scores", "Scores"), ("risks", "Risks"), ("examples", "Examples"),
+             *((r["id"], r["short"]) for r in parts["runs"]),
              ("plan", "Plan"), ("data", "Data"), ("energy", "Cost"), ("files", "Files"), ("gaps", "Gaps"),
              ("next", "Next")]
     present = [(id, name) for id, name in shown if parts.get(id, True)]
@@ -62,7 +64,10 @@ def render(facts: Facts) -> str:
 
 def gaps(facts: Facts) -> list[str]:
     """What a reader might expect and this folder does not hold, in words."""
-    out = ["Risk battery: not run. Memorisation, privacy, bias, toxicity and robustness of this model are unknown."]
+    runs = facts.runs
+    out = [f"{run.name + ': ' if len(runs) > 1 and risk.risks(run) else ''}{line}" for run in runs
+           for line in risk.gaps(run)]
+    out = list(dict.fromkeys(out))
     for run in facts.runs:
         wanted = (("no evaluation", run.evals), ("no energy record", run.energy),
                   ("no training log", run.log), ("no result: the run is not finished", run.result))
@@ -160,15 +165,55 @@ def _scores(facts: Facts) -> list[dict[str, Any]]:
             "paired": f"{_signed(pair['difference'], unit)}, {p_value(pair['p'])}" if pair else "",
             "test": f"against {pair['against']}; {pair['test']}" if pair else "",
             **{key: count(dirt[key]) if dirt else "" for key in ("exact", "gram13", "clean_n")},
+            "inflation": _inflation(dirt, unit),
+            "chance": in_unit(score["chance"]["value"], unit) if score.get("chance") else "",
             "clean": in_unit(dirt["clean_value"], unit) if dirt else ""})
     return out
 
 
-def _by_name(facts: Facts) -> Iterator[tuple[Tree, str, str, tuple[int, int]]]:
-    """Scores of all runs, those of one name together: (score, model, colour, (place, how many) within the name)."""
-    names = list(dict.fromkeys(score["name"] for run in facts.runs for score in run.scores))
+def _inflation(dirt: Tree | None, unit: str) -> str:
+    """What the items seen in training add to a score, with its interval where the certificate has one."""
+    if not dirt or dirt.get("inflation") is None:
+        return ""
+    ends = dirt.get("inflation_interval")
+    return _signed(dirt["inflation"], unit) + (
+        f" ({_signed(ends['low'], unit)} to {_signed(ends['high'], unit)})" if ends else "")
+
+
+def _risks(facts: Facts) -> list[dict[str, str]]:
+    """The battery's certificates as rows of a table."""
+    out = []
+    for score, model, _, place in _by_name(facts, risks=True):
+        unit = score["unit"]
+        low, high = (in_unit(score["interval"][k], unit) for k in ("low", "high"))
+        beside = [f"{in_unit(r['value'], unit)}: {r['what']}" for r in (score.get("chance"), score["baseline"]) if r]
+        pair = score["paired"]
+        first = place[0] == 0
+        out.append({"name": _words(score["name"]) if first else "", "what": score["what"] if first else "",
+                    "model": model, "value": in_unit(score["value"], unit), "interval": f"{low} to {high}",
+                    "n": count(score["n"]), "beside": "; ".join(beside),
+                    "paired": f"{_signed(pair['difference'], unit)}, {p_value(pair['p'])}" if pair else ""})
+    return out
+
+
+def _risk_plots(facts: Facts) -> list[Any]:
+    """A forest plot of the battery's shares; a bar marks the neutral value."""
+    rows = [svg.Row(f"{_words(s['name'])}, {model}", style, s["value"], s["interval"]["low"], s["interval"]["high"],
+                    in_unit(s["value"], "share"), baseline=(s.get("chance") or s["baseline"] or {}).get("value"))
+            for s, model, style, _ in _by_name(facts, risks=True) if s["unit"] == "share"]
+    return [svg.forest("Risks", rows, "neutral value or baseline", _as_percent, from_zero=True)] if rows else []
+
+
+def _by_name(facts: Facts, risks: bool = False) -> Iterator[tuple[Tree, str, str, tuple[int, int]]]:
+    """Scores of all runs, those of one name together: (score, model, colour, (place, how many) within the name).
+
+    The battery's certificates stand apart from the others.
+    """
+    names = list(dict.fromkeys(score["name"] for run in facts.runs for score in run.scores
+                               if risk.is_risk(run, score) == risks))
     for name in names:
-        found = [(s, run.name, STYLES[run.adapted]) for run in facts.runs for s in run.scores if s["name"] == name]
+        found = [(s, run.name, STYLES[run.adapted]) for run in facts.runs for s in run.scores
+                 if s["name"] == name and risk.is_risk(run, s) == risks]
         for i, (score, model, style) in enumerate(found):
             yield score, model, style, (i, len(found))
 
@@ -263,13 +308,20 @@ def _plan(facts: Facts, base: RunFacts) -> dict[str, Any] | None:
         return None
     bits = _score(base, "bits_per_byte")
     band = f" ({plan['low']:.3f} to {plan['high']:.3f})" if "low" in plan and "high" in plan else ""
+    told = base.outcome.get("loss", {})
+    verdict = f", {'inside' if told['inside'] else 'OUTSIDE'} the interval" if told.get("measured") is not None else ""
+    memory = base.outcome.get("memory", {})
     rows = [("Parameters", short(plan.get("parameters")), short(base.manifest.get("parameters"))),
             ("Tokens", short(plan.get("tokens")), short(result.get("tokens"))),
             ("Training time", duration(plan.get("seconds")), duration(result.get("train_seconds"))),
             ("Tokens a second", short(plan.get("tokens_per_second")),
              short(_median(_column(base, "tokens_per_second")))),
             ("Validation loss, nats a token", in_unit(plan.get("nats_per_token"), ""),
-             in_unit(result.get("validation"), "")),
+             in_unit(result.get("validation"), "") + verdict),
+            ("Peak memory", short(plan.get("memory"), "B"),
+             short(memory.get("measured") or result.get("peak_rss"), "B")),
+            ("Energy, Wh", in_unit(plan.get("watt_hours"), ""),
+             in_unit(base.energy["joules"] / 3600 if "joules" in base.energy else None, "")),
             ("Bits per byte", in_unit(plan.get("bits_per_byte"), "") + band,
              in_unit(bits["value"] if bits else None, ""))]
     why = plan.get("why", "")

@@ -1,4 +1,4 @@
-"""Joules and carbon: read from the processor's counters where they are open, else a stated model with its error band.
+"""Joules and carbon: read from the counters of processors and boards where there are, else a stated model with a band.
 
     meter = Meter()
     ...work..., calling meter.tick() now and then (a counter wraps after about an hour)
@@ -6,18 +6,23 @@
     estimate(seconds=300, threads=2)    # the model alone, for a plan
 
 The model: share of the processor's rated power by threads used, plus 0.375 W a GB of memory (3 W for 8 GB, codecarbon's
-constant). Its band is wide on purpose: rated power says little about a shared, turbo-clocked core. Published
-footprints use `megawatt_hours` and `tonnes`: hours x watts x PUE x kg/kWh (LLaMA, Touvron et al. 2023, section 6).
+constant). Its band is wide on purpose: rated power says little about a shared, turbo-clocked core. Boards with NVIDIA's
+counter (NVML, millijoules since the driver was loaded; Volta and later) are read whatever the processor does: needs
+pip install 'meristem[nvml]'. Published footprints use `megawatt_hours` and `tonnes`: hours x watts x PUE x kg/kWh
+(LLaMA, Touvron et al. 2023, section 6).
 """
+import functools
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meristem.core import machine
 from meristem.core.errors import RequestError, nearest
 
 POWERCAP = Path("/sys/class/powercap")
+Counter = Callable[[], float]           # millijoules of a board so far
 MEMORY_WATTS = 0.375e-9                 # a byte
 # Grams of CO2e a kWh, 2023 (codecarbon's data files); world: IEA's average.
 GRID = {"world": 475.0, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441, "POL": 661.926,
@@ -29,6 +34,7 @@ CPUS = {"EPYC 9755": (500, 256), "EPYC 9555": (360, 128), "EPYC": (280, 128), "P
         "Ultra": (65, 16),
         "Apple M": (30, 10), "Neoverse": (250, 96)}
 UNKNOWN = (85, 16)                      # codecarbon's default processor
+DRIVER = Path("/proc/driver/nvidia/version")
 # of the model: an idle sibling thread or a low clock; a lone thread at turbo, losses of the supply
 BAND = (0.4, 2.5)
 
@@ -73,9 +79,11 @@ def estimate(seconds: float, threads: int | None = None, *, memory: int | None =
 class Meter:
     """Energy since its making: RAPL counters if this process may read them, else the model over the wall clock."""
 
-    def __init__(self, grid: str = "world", root: Path = POWERCAP):
+    def __init__(self, grid: str = "world", root: Path = POWERCAP, boards: Sequence[Counter] | None = None):
         factor(grid)
         self.grid, self.start = grid, time.monotonic()
+        self.boards = list(_boards() if boards is None else boards)
+        self.before = [board() for board in self.boards]
         self.domains = _domains(root)
         self.last = {path: _count(path / "energy_uj") for path in self.domains}
         self.joules = 0.0
@@ -94,7 +102,17 @@ class Meter:
         self.read()
 
     def stop(self) -> Energy:
-        """The energy since the start."""
+        """The energy since the start, of processor and boards together."""
+        here = self._processor()
+        if not self.boards:
+            missing = "; accelerators are NOT in it (pip install 'meristem[nvml]')" if DRIVER.exists() else ""
+            return replace(here, method=here.method + missing)
+        used = sum(board() - start for board, start in zip(self.boards, self.before, strict=True)) / 1e3
+        return Energy(here.joules + used, here.low + 0.95 * used, here.high + 1.05 * used,
+                      f"measured: {len(self.boards)} boards by NVML (5 %), {used:.3g} J, every program's; processor "
+                      f"{here.method}", self.grid)
+
+    def _processor(self) -> Energy:
         seconds = time.monotonic() - self.start
         if not self.domains:
             return estimate(seconds, grid=self.grid)
@@ -103,6 +121,26 @@ class Meter:
         return Energy(joules, joules * share, joules * 1.2,
                       f"measured: {len(self.domains)} RAPL domains of the whole processor, "
                       "other programs included; supply losses (up to 20 %) are not", self.grid)
+
+
+def _boards() -> list[Counter]:
+    """A counter of millijoules for each board that has one; none without NVIDIA's driver or its Python binding."""
+    if not DRIVER.exists():
+        return []
+    try:
+        import pynvml  # type: ignore[import-untyped]
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+        boards = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        read = pynvml.nvmlDeviceGetTotalEnergyConsumption
+        counters: list[Counter] = [functools.partial(read, board) for board in boards]
+        for counter in counters:
+            counter()
+    except pynvml.NVMLError:                                   # older than Volta, or not permitted
+        return []
+    return counters
 
 
 def megawatt_hours(hours: float, watts: float, pue: float = 1.0) -> float:

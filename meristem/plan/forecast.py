@@ -50,7 +50,7 @@ class Forecast:
                                         "reach": self.reach})
 
 
-def of(points: Points, *, unit: str = "nats/token", source: str = "", prior: Prior = FREE, draws: int = DRAWS,
+def of(points: Points, *, unit: str = "nats/token", source: str = "", prior: Prior = FREE, draws: int = 0,
        facts: dict[str, Any] | None = None) -> Forecast:
     """Fit runs and find out how sure the fit is; `prior` as in `scaling.fit`. RequestError below six runs, or four with
     a prior."""
@@ -61,7 +61,7 @@ def of(points: Points, *, unit: str = "nats/token", source: str = "", prior: Pri
     law = replace(law, facts={**(facts or {}), "runs": len(points),
                               "parameters": [points[:, 0].min(), points[:, 0].max()],
                               "data": [points[:, 1].min(), points[:, 1].max()]})
-    laws = scaling.bootstrap(points, law, draws=draws, prior=prior)
+    laws = scaling.bootstrap(points, law, draws=draws or DRAWS, prior=prior)
     return Forecast(law, tuple(laws), scatter, float((points[:, 0] * points[:, 1]).max()))
 
 

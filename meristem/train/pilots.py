@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ FLOPS = 2e13                            # of the whole set
 def law_of(text: Text, corpus: Corpus, template: Run, count: int, progress: Progress = SILENT) -> forecast.Forecast:
     """A law for this corpus and codec from `count` tiny runs, 4 to 8, trained now or read from the corpus folder.
 
-    The package's own law is the prior (`scaling.Prior`). RequestError for another count, or where the text is too
-    little to train one.
+    The package's own law is the prior (`scaling.Prior`), and so few runs scatter by no less than its runs did.
+    RequestError for another count, or where the text is too little to train one.
     """
     if not LEAST <= count <= len(SET):
         raise RequestError(f"{count} tiny runs; a law needs {LEAST} to {len(SET)}, or 0 for the package's own law")
@@ -46,7 +47,9 @@ def law_of(text: Text, corpus: Corpus, template: Run, count: int, progress: Prog
     runs = [recipe(Shape(dim, layers), tokens, text, template) for dim, layers, tokens in SET[:count]]
     rows = pilots(runs, text, corpus, folder, folder / "rows.jsonl", progress)
     source = f"{count} tiny runs on corpus {corpus.hash[:12]}, with the package's law as the prior"
-    return forecast.of(points_of(rows), unit="bits/byte", source=source, prior=scaling.Prior(centre=scaling.own()))
+    own = scaling.own()
+    found = forecast.of(points_of(rows), unit="bits/byte", source=source, prior=scaling.Prior(centre=own))
+    return replace(found, scatter=max(found.scatter, forecast.stored(own).scatter))
 
 
 def pilots(runs: Iterable[Run], text: Text, corpus: Corpus, work: Path, rows: Path,

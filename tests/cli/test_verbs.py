@@ -53,6 +53,21 @@ def test_adapt_evaluate_export_card(run, tiny: list[str], corpus: Path, trained:
     assert card.status == 0 and Path(card.json["card"]).read_text().startswith("---")
 
 
+def test_a_licence_that_forbids_release_stops_an_export(run, trained: Path, tmp_path: Path, monkeypatch) -> None:
+    from meristem.govern import gate
+    says = run("export", trained, "--out", tmp_path / "hf").out
+    assert "licences of the training documents: " in says and (trained / "exports.jsonl").is_file()
+    assert f"export hf in {tmp_path / 'hf'}" in run("verify", trained).out
+    monkeypatch.setattr(gate, "_rule", lambda allow: lambda licence: False)
+    line = run("export", trained, "--out", tmp_path / "other").complaint
+    assert "forbid release: " in line and ".py (" in line and not (tmp_path / "other").exists()
+
+
+def test_show_counts_what_a_row_of_a_model_of_pictures_takes(run) -> None:
+    facts = run("show", "vit", "train.steps=2", "train.batch=3", "--json").json
+    assert facts["rows"] == 6 and facts["training_flops"] == 6 * facts["flops_per_row"] > 1e6
+
+
 def test_show_tells_where_values_come_from(run, tmp_path: Path) -> None:
     facts = run("show", "llama", "train.lr=0.5", "--json").json
     assert facts["recipe"]["train"]["lr"] == 0.5 and facts["parameters"] > 1e6

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meristem.core.config import Part, to_dict
-from meristem.core.files import committed, write_json
+from meristem.core.files import committed, digest_bytes, write_json
 from meristem.core.run import Data, Run, Train
 
 CORPUS, CODEC, WEIGHTS = "f08e552ad078ecc79aa4853d73277ae2", "1f0c9be2a1", {"base": "aa01", "fill": "bb02"}
@@ -102,7 +102,7 @@ def write_run(folder: Path, run: Run, parameters: int, loss: float, start: float
         {
             "corpus": CORPUS,
             "codec": CODEC,
-            "shards": "c0",
+            "shards": digest_bytes(CORPUS, CODEC),
             "base": WEIGHTS["base"] if run.base else "",
             "seed": 0,
             "dtype": "bfloat16",
@@ -242,6 +242,8 @@ def build(out: Path) -> Path:
             },
         )
         (folder / "ledger.jsonl").write_text("{}\n")
+    with committed(out / "corpus" / "tokens" / CODEC) as folder:
+        (folder / "train.bin").write_text("ids")
     base = Run(
         "llama", Part("llama", {"dim": 256, "layers": 6}), data=Data(str(out / "corpus")), train=Train(steps=800)
     )

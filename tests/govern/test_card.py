@@ -8,8 +8,10 @@ import yaml
 
 import meristem
 from meristem.codecs import bpe
+from meristem.core.config import to_dict
 from meristem.core.errors import RequestError
 from meristem.core.files import read_json, write_json
+from meristem.core.run import Train
 from meristem.govern import card
 from meristem.hub import hf
 from meristem.models.llama import Config, Model
@@ -90,3 +92,33 @@ def test_the_transformers_snippet_gives_our_text(quickstart, tmp_path, capsys):
 def write(path, text):
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(("train", "says"), [
+    (Train(optimizer="schedule_free"), ("an average of the iterates stands in for a schedule", "schedule-free keeps")),
+    (Train(schedule="wsd", decay=0.6, floor=0.02), ("0.02 of it over the last 60% of the steps (wsd)", "last step |")),
+    (Train(ema=0.99), ("along a cosine", "an exponential average of all steps (decay 0.99)")),
+    (Train(ema=0.99, weights="last"), ("along a cosine", "last step; an average (decay 0.99) was kept too"))])
+def test_schedules_and_averages_are_told_as_they_were(quickstart, train, says):
+    path = quickstart / "base" / "recipe.json"
+    write_json(path, {**read_json(path), "train": to_dict(train)})
+    _, body = parts(quickstart / "base")
+    assert all(words in body for words in says) and "betas 0.9 and 0.95" in body
+    assert train.optimizer != "schedule_free" or "cosine" not in body
+
+
+def test_a_model_of_pictures_is_no_text_generator(quickstart):
+    path = quickstart / "base" / "recipe.json"
+    write_json(path, {**read_json(path), "objective": {"name": "segment", "fields": {"points": 3}}})
+    head, body = parts(quickstart / "base")
+    assert head["pipeline_tag"] == "mask-generation" and "A segmenter of the llama family" in body
+    assert "segment: points 3" in body and "AutoModelForCausalLM" not in body
+
+
+def test_the_forecast_stands_beside_the_outcome(quickstart):
+    write_json(quickstart / "base" / "forecast.json", {
+        "loss": {"forecast": 2.02, "low": 1.9, "high": 2.2, "measured": 1.98, "inside": True},
+        **{key: {"forecast": 100.0, "measured": 110.0} for key in ("seconds", "memory", "watt_hours")}})
+    body = parts(quickstart / "base")[1]
+    assert "| loss, nats a token | 2.020 (1.900 to 2.200 with 80 %) | 1.980, inside |" in body
+    assert "| seconds of steps | 1 min 40 s | 1 min 50 s |" in body

@@ -1,9 +1,12 @@
 """The chain of hashes: whole when nothing was touched; each break is named."""
 
+import shutil
+
 import pytest
 
-from meristem.core.files import read_json, write_json
-from meristem.govern.lineage import verify
+from meristem.core.files import committed, read_json, write_json
+from meristem.govern import bom
+from meristem.govern.lineage import exported, verify
 
 
 def broken(folder):
@@ -46,3 +49,34 @@ def test_what_is_not_here_is_not_called_good(quickstart):
     (quickstart / "corpus").rename(quickstart / "elsewhere")
     [link] = [link for link in verify(quickstart / "base") if link.what == "corpus files"]
     assert link.ok is None and "not here" in link.why
+
+
+def test_adapters_checkpoints_and_exports_are_links_too(quickstart, tmp_path):
+    """An export is known by what the run noted when it was written; README.md may be written anew."""
+    fill = quickstart / "fill"
+    with committed(fill / "adapter") as folder:
+        write_json(folder / "meristem.json", {"family": "llama", "base": "aa01"})
+    with committed(fill / "checkpoints" / "step-4") as folder:
+        (folder / "state").write_text("x")
+    out = tmp_path / "hf"
+    out.mkdir()
+    (out / "model.safetensors").write_text("weights")
+    exported(fill, out, "hf")
+    (out / "README.md").write_text("a card")
+    found = {link.what: link for link in verify(fill)}
+    for what in ("adapter files", "base of the run and of its adapter", "checkpoint step-4", f"export hf in {out}"):
+        assert found[what].ok is True, what
+    (out / "model.safetensors").write_text("weighted")
+    (fill / "adapter" / "meristem.json").write_text("{}")
+    (fill / "checkpoints" / "step-4" / "state").write_text("y")
+    assert {"adapter files", "checkpoint step-4", f"export hf in {out}"} <= set(broken(fill))
+    shutil.rmtree(out)
+    assert next(link for link in verify(fill) if link.what.startswith("export")).ok is None
+
+
+def test_a_bill_of_materials_of_other_weights_is_found(quickstart):
+    bom.write(quickstart / "base")
+    assert next(link for link in verify(quickstart / "base") if link.what == "bill of materials").ok
+    path = quickstart / "base" / "bom.json"
+    path.write_text(path.read_text().replace('"version": "aa01"', '"version": "cc03"'))
+    assert "bill of materials" in broken(quickstart / "base")

@@ -148,3 +148,14 @@ def test_pictures_are_inside_the_page(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,iVBOR") == 3 and "A model of pictures" in page
     assert page.index("step 200") < page.index("step 1,000") < page.index("masks")
     assert "meristem chat" not in page and "--out grid.png" in page
+
+
+def test_the_risk_battery_stands_apart_and_its_gaps_are_seen(quickstart):
+    risks = {"asked": ["parses_as_python"], "left_out": {"watermark": "it paints no pictures"}}
+    write_json(quickstart / "fill" / "risk.json", risks)
+    _, tags, text = page(quickstart)
+    assert "What it risks" in text and "fill: Risk battery without watermark: it paints no pictures." in text
+    after = text[text.index("What it risks"): text.index("What it does with a question")]
+    assert "parses as python" in after and "21.0 %" in after and "body exact" not in after
+    assert "Risk battery: not run" in text, "the base was not asked"
+    assert {"risks"} <= {a["href"][1:] for t, a in tags.seen if t == "a"}

@@ -70,7 +70,7 @@ def test_llamas_training_time() -> None:
 
 @pytest.mark.parametrize(("size", "tokens", "hours", "mwh"), [
     ("llama-7b", 1.0e12, 82_432, 36), ("llama-13b", 1.0e12, 135_168, 59), ("llama-33b", 1.4e12, 530_432, 233),
-    ("llama-65b", 1.4e12, 1_022_362, 449)])
+    pytest.param("llama-65b", 1.4e12, 1_022_362, 449, marks=pytest.mark.slow)])
 def test_llamas_device_hours_lie_within_the_estimate(size, tokens, hours, mwh):
     """E12: Touvron et al. 2023, table 15, A100-80GB; expected within a quarter."""
     found = training(named(size), tokens, "a100-sxm-80gb", price=2.0)
@@ -80,5 +80,5 @@ def test_llamas_device_hours_lie_within_the_estimate(size, tokens, hours, mwh):
 
 
 def test_an_estimate_is_words():
-    lines = training(named("llama-65b"), 1.4e12, "a100-sxm-80gb").explain(2048)
-    assert lines[0] == "5.69e+23 FLOPs" and any(line.startswith("days on 2,048 devices: ") for line in lines)
+    lines = training(named("llama-7b"), 1e12, "a100-sxm-80gb").explain(2048)
+    assert lines[0] == "4.29e+22 FLOPs" and any(line.startswith("days on 2,048 devices: ") for line in lines)

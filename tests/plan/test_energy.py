@@ -1,7 +1,10 @@
 """Published footprints from their inputs; counters that wrap; the model's band."""
+import sys
+
 import pytest
 
 from meristem.core.errors import RequestError
+from meristem.plan import energy as energy_file
 from meristem.plan.devices import DEVICES
 from meristem.plan.energy import CPUS, GRID, Meter, estimate, factor, megawatt_hours, tonnes
 
@@ -41,6 +44,22 @@ def test_patterson_table_4(watts, chips, days, pue, kg, mwh, carbon):
     assert energy == pytest.approx(mwh, rel=0.01) and tonnes(energy, kg) == pytest.approx(carbon, rel=0.015)
 
 
+@pytest.mark.parametrize(("chips", "days", "teraflops", "published"), [
+    (512, 20, 45.6, 4.05e22), (1024, 30, 42.3, 1.12e23), (1024, 3.1, 48.0, 1.33e22), (1024, 27, 34.4, 8.22e22),
+    (10000, 14.8, 24.6, 3.14e23)])
+def test_patterson_flops(chips, days, teraflops, published):
+    """Row 46: T5, Meena, GShard, Switch, GPT-3; GShard's days are printed with two digits."""
+    assert chips * days * 86_400 * teraflops * 1e12 == pytest.approx(published, rel=0.0103)
+
+
+def test_llama_2_and_4_in_all():
+    """Rows 41 and 43: 3,311,616 hours and 539 t; 1,999 t."""
+    hours = {184_320: 400, 368_640: 400, 1_720_320: 400, 1_038_336: 350}
+    assert sum(hours) == 3_311_616
+    assert sum(tonnes(megawatt_hours(h, w, PUE), USA) for h, w in hours.items()) == pytest.approx(539.0, abs=0.05)
+    assert tonnes(megawatt_hours(5.0e6 + 2.38e6, 700), 0.387) == pytest.approx(1999, rel=0.001)
+
+
 def test_stable_diffusion_and_durations():
     """Rows 48 and 40."""
     assert tonnes(megawatt_hours(150_000, DEVICES["a100-pcie-40gb"].watts), 0.3) == pytest.approx(11.25)
@@ -53,7 +72,9 @@ def test_grids_and_devices():
     assert GRID == {"world": 475, "USA": 369.473, "FRA": 56.039, "DEU": 380.95, "CHN": 582.317, "IND": 713.441,
                     "POL": 661.926,
                     "SWE": 40.695, "NOR": 30.08}
-    assert CPUS["EPYC 9755"][0] == 500 and DEVICES["v100-sxm2-32gb"].watts == 300
+    assert CPUS["EPYC 9755"][0] == 500 and CPUS["EPYC 9555"][0] == 360
+    watts = {"h100-sxm": 700, "a100-sxm-80gb": 400, "a100-pcie-40gb": 250, "v100-sxm2-32gb": 300}
+    assert {name: DEVICES[name].watts for name in watts} == watts
     with pytest.raises(RequestError, match="did you mean FRA"):
         factor("FR")
 
@@ -94,3 +115,20 @@ def test_without_counters_the_wall_clock_and_the_model_stand_in(tmp_path):
     (tmp_path / "intel-rapl:0").mkdir()                        # present but closed: no readable files
     energy = Meter(root=tmp_path).stop()
     assert energy.method.startswith("estimated") and 0 <= energy.joules < 1000
+
+
+def test_boards_are_read_by_their_counter_whatever_the_processor_does(tmp_path):
+    """NVML counts millijoules since the driver was loaded."""
+    reads = iter([(5_000_000.0,), (9_000_000.0,), (6_000_000.0,), (9_500_000.0,)])
+    board = lambda: next(reads)[0]                             # noqa: E731 - two boards that share a clock
+    energy = Meter(root=tmp_path, boards=[board, board]).stop()
+    assert energy.joules == pytest.approx(1500, abs=5) and energy.low == pytest.approx(0.95 * 1500, abs=5)
+    assert energy.method.startswith("measured: 2 boards by NVML") and "processor estimated" in energy.method
+
+
+def test_a_machine_with_a_driver_and_no_binding_says_what_is_missing(tmp_path, monkeypatch):
+    driver = tmp_path / "version"
+    driver.write_text("NVRM")
+    monkeypatch.setattr(energy_file, "DRIVER", driver)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "accelerators are NOT in it" in Meter(root=tmp_path).stop().method
