@@ -49,6 +49,8 @@ def tool(name: str, run, **tags: bool) -> Tool:
     ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "abc"], ["a", "abcd"], "of a length"),
     ({"type": "array", "items": {"type": "number"}, "minItems": 1}, [[1], [1.5, 2]], [[], ["a"]], ""),
     ({"type": "number", "exclusiveMinimum": 0, "maximum": 5}, [0.1, 5], [0, 6], ""),
+    ({"type": "integer", "multipleOf": 3}, [3, 0], [4], "a multiple of 3"),
+    ({"type": "array", "uniqueItems": True}, [[1, 2]], [[1, 1]], "without repetitions"),
     ({"anyOf": [{"type": "string"}, {"type": "null"}]}, ["a", None], [1], "not of type"),
     ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, [1.5], [1], "more than one"),
     ({"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"], "additionalProperties": False,
@@ -109,6 +111,8 @@ def test_bad_calls_are_told_and_run_nothing() -> None:
     trace = loop.run(script(call("ad", a=1), call("add", a="1"), call("add"), *text, "done"), known, ASK)
     assert [c["status"] for c in trace.calls] == ["unknown", "malformed", "malformed", "malformed", "ok"]
     assert ran == [{"a": 2}] and "did you mean add" in trace.calls[0]["message"]["content"]
+    with pytest.raises(RequestError, match="tool 'x': a schema's 'not' is not checked"):
+        Tool("x", "", {"type": "object", "not": {}}, str)
     with pytest.raises(RequestError, match="a function schema is"):
         Tool.of({"type": "function"}, str)
     with pytest.raises(RequestError, match="same name"):

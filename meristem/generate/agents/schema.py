@@ -16,7 +16,7 @@ NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comm
          "deprecated", "readOnly", "writeOnly", "pattern", "contentEncoding", "contentMediaType"}
 KNOWN = {"type", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf", "oneOf", "allOf",
          "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems",
-         "$ref"}
+         "multipleOf", "uniqueItems", "$ref"}
 DEPTH = 32                              # of schemas inside schemas, and of values
 
 
@@ -35,7 +35,10 @@ SIZES: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Any], bool], str]] 
     "minLength": (TYPES["string"], lambda v, m: len(v) >= m, "of a length of at least"),
     "maxLength": (TYPES["string"], lambda v, m: len(v) <= m, "of a length of at most"),
     "minItems": (TYPES["array"], lambda v, m: len(v) >= m, "of a length of at least"),
-    "maxItems": (TYPES["array"], lambda v, m: len(v) <= m, "of a length of at most")}
+    "maxItems": (TYPES["array"], lambda v, m: len(v) <= m, "of a length of at most"),
+    "multipleOf": (_number, lambda v, m: v % m == 0, "a multiple of"),
+    "uniqueItems": (TYPES["array"], lambda v, m: not m or all(x not in v[:n] for n, x in enumerate(v)),
+                    "without repetitions, unique =")}
 
 
 def checked(schema: Any, depth: int = 0) -> Json:

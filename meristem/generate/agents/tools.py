@@ -47,7 +47,11 @@ class Tool:
     acts: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name or checked(self.parameters).get("type") != "object":
+        try:
+            kind = checked(self.parameters).get("type")
+        except RequestError as error:
+            raise RequestError(f"tool {self.name!r}: {error}") from None
+        if not self.name or kind != "object":
             raise RequestError(f"tool {self.name!r} needs a name and parameters of type object")
 
     @classmethod
