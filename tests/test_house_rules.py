@@ -21,8 +21,9 @@ ARGUMENTS = 12
 NEVER = {"transformers", "peft", "trl", "diffusers", "lm_eval", "accelerate",           # oracles of tests, not parts
          "pickle", "dill", "cloudpickle", "shelve", "marshal"}
 EXTRAS = NEVER | {"fastapi", "uvicorn", "llguidance", "prometheus_client", "pyarrow", "orjson", "warcio", "trafilatura",
-                  "pypdf", "ftfy", "py3langid", "pydivsufsort", "sklearn", "trl",
-                  "datasets", "faiss", "bm25s", "scipy", "beartype", "hypothesis", "pytest"}
+                  "pypdf", "ftfy", "py3langid", "pydivsufsort", "sklearn", "trl", "sacrebleu", "rouge_score",
+                  "dp_accounting", "datasets", "faiss", "bm25s", "scipy", "beartype", "hypothesis", "pytest"}
+ENTRIES = {"meristem/evals/harness.py": {"lm_eval"}}           # loaded by that program alone, to be known to it
 CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "os.system", "os.popen"}
 
 
@@ -71,7 +72,8 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
 def test_nothing_unsafe_is_called_or_imported(path: Path) -> None:
     tree = tree_of(path)
     for node in ast.walk(tree):
-        assert not set(imported(node)) & NEVER, f"line {node.lineno} imports {imported(node)}"
+        never = NEVER - ENTRIES.get(short(path), set())
+        assert not set(imported(node)) & never, f"line {node.lineno} imports {imported(node)}"
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in CALLS, f"line {node.lineno} calls {ast.unparse(node.func)}"
             doors = [k for k in node.keywords if k.arg in ("shell", "allow_pickle", "trust_remote_code")]

@@ -50,6 +50,8 @@ class Train:
     decay: float = 0.2                  # wsd: the last share of steps, falling linearly to `floor`
     floor: float = 0.1                  # last learning rate over the peak
     clip: float = 1.0                   # largest gradient norm
+    private_noise: float = 0.0          # DP-SGD: noise over `private_clip` in the sum of gradients; 0 = none
+    private_clip: float = 1.0           # largest length of one row's gradient, with private_noise
     ema: float = 0.0                    # decay of an average of the weights; 0 = none is kept
     weights: Literal["average", "last"] = "average"            # which are validated and exported, if there are two
     guard: bool = True                  # refuse steps that spike, go back when the loss blows up (train.guard)

@@ -29,6 +29,7 @@
 | condition | float32 [B, S, E] | vectors of a caption that a diffusion model attends to |
 | seen | bool [B, S] | which of those vectors are no padding |
 | embedding | float32 [B, E] | vectors of pictures in CLIP's space, of length 1 (unCLIP; its prior: as it sees them) |
+| activations | float32 [B, E] | what a layer of a network computed, of which a dictionary is learned |
 | caption | float32 [B, E] | vectors of captions in that space |
 | beside | float32 [B, C, H, W] | a picture that a diffusion model sees beside the noisy one: the small one, stretched |
 | known | bool [B, F] | which frames of a film a diffusion model is given clean |

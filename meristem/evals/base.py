@@ -255,6 +255,13 @@ class Guessed(Protocol):
 
 
 @runtime_checkable
+class OfTraining(Protocol):
+    """A task that asks about training documents on purpose, so that overlap with training says nothing."""
+
+    of_training: bool
+
+
+@runtime_checkable
 class Twinned(Protocol):
     """A task whose questions have a perturbed twin."""
 
@@ -322,8 +329,9 @@ def prompt_hash(task: Task, items: Sequence[Item]) -> str:
 def measure(metric: Metric, outcome: Outcome, groups: Sequence[str], seed: int,
             keep: np.ndarray | None = None) -> tuple[float, Interval]:
     """A metric over all items (or those of the boolean mask `keep`) with its 95 % interval."""
-    values, weights = _columns(metric, outcome, keep)
-    names = [g for i, g in enumerate(groups) if keep is None or keep[i]]
+    counted = _counted(metric, outcome, keep)
+    values, weights = _columns(metric, outcome, counted)
+    names = [g for i, g in enumerate(groups) if counted[i]]
     value = float(values.sum() / weights.sum())
     if metric.kind == "share":
         right, n = int(values.sum()), len(values)
@@ -333,14 +341,23 @@ def measure(metric: Metric, outcome: Outcome, groups: Sequence[str], seed: int,
 
 def compare(metric: Metric, ours: Outcome, theirs: Outcome, groups: Sequence[str], seed: int) -> Difference:
     """The paired test that fits: exact McNemar for independent right-or-wrong items, else permutation by group."""
-    a, weights = _columns(metric, ours, None)
-    b, _ = _columns(metric, theirs, None)
+    both = _counted(metric, ours, None), _counted(metric, theirs, None)
+    counted = both[0] & both[1] if (both[0] & both[1]).any() else both[0]
+    a, weights = _columns(metric, ours, counted)
+    b, _ = _columns(metric, theirs, counted)
+    groups = [g for i, g in enumerate(groups) if counted[i]]
     if metric.kind == "share" and len(set(groups)) == len(groups):
         return mcnemar(list(a), list(b))
     return permutation(list(a), list(b), list(weights), groups, seed)
 
 
-def _columns(metric: Metric, outcome: Outcome, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    values = np.asarray(outcome.values[metric.name], dtype=np.float64)
-    weights = np.asarray(outcome.weights[metric.name], dtype=np.float64)
-    return (values, weights) if keep is None else (values[keep], weights[keep])
+def _counted(metric: Metric, outcome: Outcome, keep: np.ndarray | None) -> np.ndarray:
+    """Which items a metric is about: those of `keep` that have a weight; all of them when none has."""
+    heavy = np.asarray(outcome.weights[metric.name], dtype=np.float64) > 0
+    counted = heavy if keep is None else heavy & keep
+    return counted if counted.any() else np.ones(len(heavy), dtype=bool) if keep is None else keep
+
+
+def _columns(metric: Metric, outcome: Outcome, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (np.asarray(outcome.values[metric.name], dtype=np.float64)[keep],
+            np.asarray(outcome.weights[metric.name], dtype=np.float64)[keep])

@@ -227,7 +227,7 @@ def encode(codec: Codec, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
     texts = list(dict.fromkeys(text for context, answer in moved for text in (context, context + answer)))
     ids = {text: np.asarray(row, dtype=np.int64) for text, row in zip(texts, codec.encode_batch(texts), strict=True)}
     start = np.array([begin(codec)], dtype=np.int64)
-    return [(ids[context] if context else start, ids[context + answer][len(ids[context]):])
+    return [(ids[context] if context else start, ids[context + answer][len(ids[context]) if context else 0:])
             for context, answer in moved]
 
 

@@ -29,6 +29,7 @@ from meristem.evals.statistics import inflation
 FEW = 64                                # items asked under every template
 
 Ask = Callable[[list[Item]], Outcome]
+Show = Callable[[list[Item]], tuple[list[Item], list[str]]]     # items after worked examples, and the examples' ids
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,13 @@ class Beside:
     groups: list[str] = field(default_factory=list)            # of the items of the phrasings
 
 
-def asked_beside(task: Task, items: Sequence[Item], shown: Callable[[list[Item]], list[Item]], ask: Ask,
-                 seed: int) -> Beside:
+def asked_beside(task: Task, items: Sequence[Item], shown: Show, ask: Ask, seed: int) -> Beside:
     """Ask what the task has: `shown` puts the worked examples before items, `ask` asks them."""
     how, twin = "", None
     if isinstance(task, Twinned) and task.perturbation:
-        how, twin = task.perturbation, ask(shown(task.twin(items, seed)))
+        how, twin = task.perturbation, ask(shown(task.twin(items, seed))[0])
     few = list(items[:FEW])
-    templates = task.templates if isinstance(task, Phrased) and shown(few) == few else ()      # zero-shot scores only
+    templates = task.templates if isinstance(task, Phrased) and shown(few)[0] == few else ()   # zero-shot scores only
     phrasings = [(template, ask([task.phrase(item, template) for item in few])) for template in templates
                  if isinstance(task, Phrased)]
     return Beside(how, twin, phrasings, [item.group for item in few])
@@ -76,6 +76,7 @@ def contamination_of(metric: Metric, outcome: Outcome, overlaps: Sequence[Overla
                      seed: int) -> Contamination:
     """How many items are in training, the score of those that are not, and what the others add to it."""
     clean = np.array([o.clean for o in overlaps])
+    clean &= np.array(outcome.weights[metric.name]) > 0        # of the items that this metric is about
     value, interval = measure(metric, outcome, groups, seed, clean) if clean.any() else (None, None)
     gap, around = (inflation(outcome.values[metric.name], outcome.weights[metric.name], clean, groups, seed)
                    if value is not None and not clean.all() else (None if value is None else 0.0, None))

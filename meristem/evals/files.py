@@ -27,8 +27,11 @@ def find(source: Path, *names: str, folders: tuple[str, ...] = (), url: str = ""
     Of a named file the others are looked for beside it.
     """
     source = source.expanduser()
+    if not source.exists():
+        raise RequestError(f"{source} cannot be read: there is no such file or folder" + (f"; get it at {url}" if url
+                                                                                          else ""))
     if source.is_file():
-        if len(names) == 1 and source.name.removesuffix(".gz") == names[0].removesuffix(".gz") or not source.parent:
+        if len(names) == 1 and source.name.removesuffix(".gz") == names[0].removesuffix(".gz"):
             return source
         beside = [source.parent / (name + ending) for name in names for ending in ("", ".gz")]
         return next((p for p in beside if p.is_file() and p.name != source.name), source)

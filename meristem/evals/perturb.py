@@ -23,15 +23,15 @@ TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+*/()]")
 
 def typos(text: str, seed: int, every: int = EVERY) -> str:
     """Swap two inner letters of one word in `every` (of four letters or more), at least of one; words stay in place."""
-    words = list(WORD.finditer(text))
+    words = [(m, places) for m in WORD.finditer(text)
+             if (places := [at for at in range(m.start() + 1, m.end() - 2) if text[at] != text[at + 1]])]
     if not words:
         return text
     rng = np.random.default_rng(seed_of(seed, "typos", text))
     chosen = sorted(rng.permutation(len(words))[:max(1, round(len(words) / every))])
     out = list(text)
     for number in chosen:
-        start, stop = words[number].span()
-        places = [at for at in range(start + 1, stop - 2) if out[at] != out[at + 1]] or [start + 1]
+        places = words[number][1]
         at = places[int(rng.integers(len(places)))]
         out[at], out[at + 1] = out[at + 1], out[at]
     return "".join(out)

@@ -34,6 +34,7 @@ from meristem.evals.base import (
     Guessed,
     Item,
     Metric,
+    OfTraining,
     Outcome,
     Paired,
     Reference,
@@ -136,10 +137,10 @@ def evaluate(subject: Subject, corpus: Corpus, tasks: Sequence[str] = (), *, see
                       task.ceiling(items, subject.codec), task.chance(items) if isinstance(task, Guessed) else {}, ids)
         other = None if against is None else _answers(against, asked, fresh=False, progress=progress).outcome
         answered = _answers(subject, asked, fresh, progress)
-        beside = Beside() if quick else asked_beside(
-            task, bare, lambda some, shown=shown: shown(some)[0],
-            functools.partial(_more, subject, task, answered.more, seed, progress), seed)
-        certificates = [_certificate(subject, asked, m, answered, beside, against, other) for m in task.metrics]
+        more = functools.partial(_more, subject, task, answered.more, seed, progress)
+        beside = Beside() if quick else asked_beside(task, bare, shown, more, seed)
+        certificates = [_certificate(subject, asked, m, answered, beside, against, other) for m in task.metrics
+                        if m.name in answered.outcome.values]  # a source or bucket that these items do not reach
         if subject.folder is not None:
             _write(subject.folder, subject, asked, answered, certificates)
         scores += certificates
@@ -222,7 +223,8 @@ def _certificate(subject: Subject, asked: Asked, metric: Metric, answered: Answe
                  baseline=references[0] if references else None, ceiling=asked.ceiling.get(metric.name),
                  prompt_hash=asked.prompt_hash,
                  seed=asked.seed, model_hash=subject.model_hash, corpus_hash=asked.corpus_hash,
-                 contamination=contamination_of(metric, outcome, asked.overlaps, asked.index, asked.groups, seed),
+                 contamination=None if isinstance(asked.task, OfTraining) else contamination_of(
+                     metric, outcome, asked.overlaps, asked.index, asked.groups, seed),
                  paired=paired, seconds=answered.seconds,
                  cut=outcome.cut if metric.kind == "share" else 0,      # sums over a text are read in windows
                  beside=tuple(references[1:]), shots=asked.shots, chance=asked.chance.get(metric.name),
@@ -274,7 +276,7 @@ def _write(folder: Path, subject: Subject, asked: Asked, answered: Answered, sco
     outcome = answered.outcome
     texts = outcome.outputs or [""] * len(asked.items)
     shown = [{"prompt": i.prompt, "answer": i.answer, "output": text,
-              "values": {m.name: outcome.values[m.name][n] for m in asked.task.metrics}}
+              "values": {name: values[n] for name, values in outcome.values.items()}}
              for n, (i, text) in enumerate(zip(asked.items, texts, strict=True))][:SHOWN]
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(folder / FOLDER / asked.file,

@@ -41,6 +41,15 @@ class Difference:
     test: str
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` items with its interval: what judges without a model in hand return."""
+
+    value: float
+    interval: Interval
+    n: int
+
+
 def wilson(successes: int, n: int, effective: float | None = None) -> Interval:
     """Wilson's score interval of a share; `effective` (<= n) replaces n when items come in groups."""
     if not 0 <= successes <= n or n == 0:

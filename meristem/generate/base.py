@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from meristem.core.errors import MachineError, RequestError
 from meristem.generate.sampling import BANNED, Penalties, Sampling
+from meristem.generate.watermark import Marking
 from meristem.nn import kernel
 
 PASS_TOKENS = 16_384                    # tokens of prompts read in one pass, padding included
@@ -83,6 +84,8 @@ def controls_of(module: nn.Module, prompts: Sequence[np.ndarray], sampling: Samp
     for i, row in enumerate(rows):
         if sampling.penalised:
             row.append(Penalties(sampling, np.asarray(prompts[i]).tolist(), config.vocab))
+        if sampling.watermark:
+            row.append(Marking(sampling.watermark, np.asarray(prompts[i]).tolist(), config.vocab))
         row.extend(grammars[i:i + 1])
     return rows
 

@@ -45,6 +45,7 @@ class Sampling:
     stop: tuple[str, ...] = ()          # texts that end the output; they are left out of it
     regex: str | None = None            # the whole output matches it
     schema: Mapping[str, Any] | None = None                             # the output is JSON of this JSON schema
+    watermark: str = ""                 # a secret word: tokens of its choice become likelier (generate.watermark)
     lark: str | None = None             # the whole output is a text of this grammar, as llguidance reads Lark's form
 
     def __post_init__(self) -> None:

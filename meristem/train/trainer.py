@@ -30,6 +30,7 @@ from meristem.train.checkpoint import Checkpoints, Found
 from meristem.train.guard import MARGIN, Detour, Detours, Guard, Lost
 from meristem.train.optim import Optimizer, schedule
 from meristem.train.pieces import Share
+from meristem.train.private import processes_of
 from meristem.train.processes import One
 
 Facts = dict[str, Any]
@@ -52,7 +53,7 @@ class Trainer:
                  hooks: Iterable[Hook] = (), checkpoints: Checkpoints | Share | None = None,
                  detours: Detours | None = None, processes: One | None = None):
         self.objective, self.source, self.config, self.seed = objective, source, config, seed
-        self.hooks, self.checkpoints, self.processes = list(hooks), checkpoints, processes or One()
+        self.hooks, self.checkpoints, self.processes = list(hooks), checkpoints, processes_of(processes, config)
         self.optim = Optimizer(objective, config)
         self.guard, self.detours = Guard(), detours or Detours()
         self.step, self.tokens, self.seconds = 0, 0, 0.0

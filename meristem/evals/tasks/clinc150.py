@@ -50,7 +50,7 @@ class Clinc150(Choice):
         inside = [item.right >= 0 for item in items]
         sure = [-surprise(row, b) for row, b in zip(found, best, strict=True)]
         area = placements(sure, inside) if 0 < sum(inside) < len(items) else [0.5] * len(items)
-        return Outcome({"clinc150_acc": [float(b == i.right) for b, i in zip(best, items, strict=True)],
+        return Outcome({"clinc150_acc": [float(b == i.right >= 0) for b, i in zip(best, items, strict=True)],
                         "clinc150_oos_auc": area},
                        {"clinc150_acc": [float(x) for x in inside], "clinc150_oos_auc": [1.0] * len(items)},
                        [item.choices[b] for item, b in zip(items, best, strict=True)])

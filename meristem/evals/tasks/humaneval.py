@@ -7,13 +7,10 @@ lines of JSON (task_id, prompt, canonical_solution, test, entry_point), from git
 
 Answers that were made elsewhere, lines of {"task_id": ..., "completion": ...}, are scored by
 
-    humaneval.score(Path("HumanEval.jsonl.gz"), Path("samples.jsonl"))         # {"pass_at_1": 0.4999999999999999}
+    humaneval.score(Path("HumanEval.jsonl.gz"), Path("samples.jsonl"))         # {"pass_at_1": Estimate(0.5, ...)}
 
 Every program runs in `core.sandbox`, with 3 s, no network, no files and no standard input.
 """
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,14 @@ from meristem.codecs.base import Codec
 from meristem.core import sandbox
 from meristem.core.errors import RequestError
 from meristem.corpus.store import Corpus
+from meristem.evals import files
 from meristem.evals.base import Item
 from meristem.evals.functional import Functional, answered
+from meristem.evals.statistics import Estimate, bootstrap
 
 ON_REQUEST = True
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
-LARGEST = 64 << 20                      # bytes of a file, unpacked; HumanEval has 0.2 MB
+WHERE = "https://github.com/openai/human-eval"
 
 
 class HumanEval(Functional):
@@ -53,11 +52,12 @@ class HumanEval(Functional):
 
 def read(file: Path) -> list[Item]:
     """The problems of a file, tests in `suffix`."""
+    file = files.find(file, "HumanEval.jsonl", folders=("humaneval", "data"), url=WHERE)
     return [Item(row["task_id"], row["prompt"], row["canonical_solution"], ends=False,
                  suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n") for row in _rows(file, FIELDS)]
 
 
-def score(file: Path, samples: Path, ks: tuple[int, ...] = (1, 10, 100)) -> dict[str, float]:
+def score(file: Path, samples: Path, ks: tuple[int, ...] = (1, 10, 100)) -> dict[str, Estimate]:
     """The mean pass@k of a file of answers, for each k that every problem has answers enough for.
 
     Problems without answers are left out, as human-eval's own program does with a file of a part of them: RequestError
@@ -71,26 +71,14 @@ def score(file: Path, samples: Path, ks: tuple[int, ...] = (1, 10, 100)) -> dict
     task = HumanEval(file)
     task.ks = tuple(k for k in ks if k <= min(map(len, answers)))
     made = task.outcome(items, answers, joined=lambda prompt, text: f"{prompt}{text}\n")        # as they are
-    return {name: sum(values) / len(values) for name, values in made.values.items()}
+    groups = [item.group for item in items]
+    return {name: Estimate(sum(values) / len(values), bootstrap(values, made.weights[name], groups, 0), len(items))
+            for name, values in made.values.items()}
 
 
 def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The lines of a file, each with these fields as text; RequestError names the line that is not so."""
-    try:
-        with open(file, "rb") as plain, gzip.open(plain) if file.suffix == ".gz" else plain as f:
-            raw = f.read(LARGEST + 1)
-        if len(raw) > LARGEST:
-            raise RequestError(f"{file} holds more than {LARGEST >> 20} MB; it is no file of problems or answers")
-        lines = raw.decode().splitlines()
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise RequestError(f"{file} cannot be read: {error}") from None
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise RequestError(f"{file}, line {number}: {error}") from None
+    for number, row in enumerate(files.lines(files.read(file), str(file)), start=1):
         if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in fields):
             raise RequestError(f"{file}, line {number}: not a line of {', '.join(fields)}")
         yield row

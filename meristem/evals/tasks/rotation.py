@@ -21,7 +21,7 @@ from meristem.evals.subject import Subject
 from meristem.evals.tasks.classes import answered
 from meristem.evals.tasks.knn import nearest
 
-ON_REQUEST = True
+ON_REQUEST = RISK = True
 DEGREES = (0, 15, 30, 60, 90, 180)
 METRICS = {n: Metric(f"turned_{n}", f"held-out pictures turned by {n} degrees and given their class", "share", "share",
                      True) for n in DEGREES}
