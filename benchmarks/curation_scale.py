@@ -91,12 +91,12 @@ from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 path, out = Path(sys.argv[1]), sys.argv[2]
 config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
-def run(*steps):
-    LocalPipelineExecutor(pipeline=list(steps), tasks=1, workers=1, logging_dir=None, skip_completed=False).run()
+def run(*steps, tasks=1):
+    LocalPipelineExecutor(pipeline=list(steps), tasks=tasks, workers=1, logging_dir=None, skip_completed=False).run()
 run(JsonlReader(str(path.parent), glob_pattern=path.name), GopherRepetitionFilter(), GopherQualityFilter(),
     C4QualityFilter(), FineWebQualityFilter(), JsonlWriter(out + "/filtered", compression=None))
 run(JsonlReader(out + "/filtered"), MinhashDedupSignature(out + "/signatures", config=config))
-run(MinhashDedupBuckets(out + "/signatures", out + "/buckets", config=config))
+run(MinhashDedupBuckets(out + "/signatures", out + "/buckets", config=config), tasks=14)
 run(MinhashDedupCluster(out + "/buckets", out + "/remove", config=config))
 run(JsonlReader(out + "/filtered"), MinhashDedupFilter(out + "/remove"), JsonlWriter(out + "/kept", compression=None))
 """
