@@ -6,6 +6,7 @@ import typer
 
 from meristem.cli.common import Answer, model_folder
 from meristem.cli.pretrain import Drift, Edits, Fresh, execute, requested
+from meristem.cli.risk import NoRisk
 
 
 def adapt(
@@ -15,6 +16,7 @@ def adapt(
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
     fresh: Fresh = False,
     allow_drift: Drift = False,
+    no_risk: NoRisk = False,
 ) -> Answer:
     """Adapt a model to a task with a few added weights or all of them; goes on by itself when run again.
 
@@ -29,4 +31,4 @@ def adapt(
     """
     base = model_folder(model)
     run, folder = requested(recipe, [*(edits or []), f"base={str(base)!r}"], out, None)
-    return execute(run, folder, fresh, allow_drift)
+    return execute(run, folder, fresh, allow_drift, risk=not no_risk)

@@ -6,6 +6,7 @@ import typer
 
 from meristem.cli.common import Answer, resumable, shell
 from meristem.cli.display import shown
+from meristem.cli.risk import NoRisk, judge_risks
 from meristem.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -38,11 +39,13 @@ def pretrain(
                                                             "--device, then stop; no device is needed.")] = False,
     device: DeviceName = "",
     price: Annotated[float, typer.Option(help="--dry-run: dollars a device-hour.", show_default=False)] = 0.0,
+    no_risk: NoRisk = False,
 ) -> Answer:
     """Train a model from scratch; run the same command again and it goes on from the newest good checkpoint.
 
     Writes a run folder: the resolved recipe, a manifest of everything the numbers depend on, a log line a step,
-    checkpoints, and model/ in the Hugging Face layout. A folder that holds another run is refused.
+    checkpoints, and model/ in the Hugging Face layout. A folder that holds another run is refused. At the end the risk
+    battery is asked (docs/risk.md), as many items a task as training took seconds.
 
     Example: meristem pretrain llama data.corpus=runs/corpus train.steps=2000 --out runs/llama
              meristem pretrain llama --mesh dp=64,tp=2 --dry-run --device h100-sxm            (what it would take)
@@ -55,7 +58,9 @@ def pretrain(
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
     if dry_run:
         return rehearse(run, device, price)
-    return examine(run, folder) if check else execute(run, folder, fresh, allow_drift, source, planned(recipe))
+    if check:
+        return examine(run, folder)
+    return execute(run, folder, fresh, allow_drift, source, planned(recipe), risk=not no_risk)
 
 
 def meshed(edits: list[str] | None, mesh: str) -> list[str]:
@@ -117,8 +122,9 @@ def planned(recipe: str) -> Path | None:
 
 
 def execute(run: "Run", folder: Path, fresh: bool, allow_drift: bool, source: Path | None = None,
-            plan: Path | None = None) -> Answer:
-    """Train, watched; the answer is result.json and what to do next. A plan is kept beside, and scored at the end."""
+            plan: Path | None = None, risk: bool = True) -> Answer:
+    """Train, watched; the answer is result.json and what to do next. A plan is kept beside, and scored at the end; with
+    `risk` the battery is asked then."""
     import shutil
 
     from meristem.core.files import read_json
@@ -140,6 +146,9 @@ def execute(run: "Run", folder: Path, fresh: bool, allow_drift: bool, source: Pa
         loss += f"; the base's loss {kept['before']:.4f} -> {kept['after']:.4f} ({kept['rise']:+.4f}) on {kept['on']}"
     if settled:
         loss += f"\n{history.lines([settled])[0]}"
+    if risk:
+        with resumable(shell("meristem", "evaluate", folder, "--risk")), shown("risk") as progress:
+            loss += judge_risks(folder, result.get("train_seconds") or 0.0, progress)
     model = folder / ("model" if (folder / "model").is_dir() else "adapter")
     return Answer({"run": str(folder), **result, "model": str(model)}, f"{model}: {result['step']} steps{loss}\n"
                   f"next: {shell('meristem', *following(run, folder))}")
