@@ -42,8 +42,9 @@ def clip() -> Run:
 def autoencoder() -> Run:
     """A KL autoencoder that keeps a sixteenth of the places, four numbers each.
 
-    Command: `meristem pretrain autoencoder data.corpus=PICTURES --out runs/autoencoder`. CPU time: not measured yet.
-    Expected: no score was measured yet.
+    Command: `meristem pretrain autoencoder data.corpus=PICTURES --out runs/autoencoder`. CPU time: 1.3 minutes for 400
+    steps with model.channels=[16,32,32] objective.kl=1e-4. Expected with these on 4,000 scenes of 32 pixels: a mean
+    difference of 0.077 (of -1 to 1) on held-out pictures.
     """
     return Run(
         name="autoencoder",
@@ -55,8 +56,9 @@ def autoencoder() -> Run:
 def diffusion() -> Run:
     """A U-Net that paints from noise, told a label where `model.classes` is one more than the labels.
 
-    Command: `meristem pretrain diffusion data.corpus=PICTURES model.classes=11 --out runs/diffusion`. CPU time: not
-    measured yet. Expected: no score was measured yet.
+    Command: `meristem pretrain diffusion data.corpus=PICTURES model.classes=11 --out runs/diffusion`. CPU time: 1.3
+    minutes for 700 steps on toy:digits at 8 pixels (docs/results.md has the edits). Expected with these: a validation
+    loss of 0.236.
     """
     return Run(
         name="diffusion",

@@ -16,8 +16,8 @@ PICTURES = Data(codec=WORDS, examples="pictures")
 def dvae() -> Run:
     """DALL-E's first stage: 64 tokens of 64 for a picture of 16 x 16.
 
-    Command: `meristem pretrain dvae data.corpus=PICTURES --out runs/dvae`. CPU time: not measured yet. Expected: no
-    score was measured yet.
+    Command: `meristem pretrain dvae data.corpus=PICTURES --out runs/dvae`. CPU time: 0.65 minutes. Expected: a mean
+    difference of at most 0.11 (of -1 to 1) on held-out pictures; colours are still mixed up (docs/results.md).
     """
     return Run(
         name="dvae",
@@ -31,7 +31,7 @@ def dalle() -> Run:
     """DALL-E's second stage: 16 words and 64 image tokens in one decoder.
 
     Command: `meristem pretrain dalle data.corpus=PICTURES objective.autoencoder=runs/dvae --out runs/dalle`. CPU time:
-    not measured yet. Expected: no score was measured yet.
+    1.2 minutes. Expected: a judge sees 14 % of the captions (chance 2 %), 11 % of those with unseen pairs.
     """
     return Run(
         name="dalle",
@@ -44,7 +44,8 @@ def prior() -> Run:
     """unCLIP's prior: from a caption to the vector of a picture.
 
     Command: `meristem pretrain prior data.corpus=PICTURES objective.clip=runs/clip data.codec.name=saved
-    data.codec.folder=runs/clip --out runs/prior`. CPU time: not measured yet. Expected: no score was measured yet.
+    data.codec.folder=runs/clip --out runs/prior`. CPU time: 0.6 minutes. Expected: a cosine of 0.98 with the vector of
+    the picture, captions of unseen pairs.
     """
     return Run(
         name="prior", model=Part("prior", {"width": 128, "text": 16, "dim": 128, "layers": 3, "heads": 4}),
@@ -56,7 +57,8 @@ def unclip() -> Run:
     """unCLIP's decoder: from the vector of a picture to the picture.
 
     Command: `meristem pretrain unclip data.corpus=PICTURES objective.clip=runs/clip objective.prior=runs/prior
-    --out runs/unclip`. CPU time: not measured yet. Expected: no score was measured yet.
+    --out runs/unclip`. CPU time: 2.1 minutes. Expected: a judge sees 39 % of the captions (chance 2 %), 31 % of those
+    with unseen pairs.
     """
     return Run(
         name="unclip",
