@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from meristem.core.errors import RequestError
-from meristem.plan import forecast
+from meristem.plan import forecast, scaling
 from meristem.plan.scaling import Law, Prior, to_json
 
 TRUE = Law(0.7, 30.0, 0.35, 120.0, 0.35, unit="bits/byte")
@@ -27,7 +27,9 @@ def found() -> forecast.Forecast:
     """Fitted to all nine, the largest of which lies 5 % above the law."""
     points = ladder(0.0)
     points[np.argmax(points[:, 0] * points[:, 1]), 2] *= 1.05
-    return forecast.of(points, unit="bits/byte", prior=Prior(), draws=4, facts={"corpora": ["x"]})
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr(scaling, "STARTS", 3)
+        return forecast.of(points, unit="bits/byte", prior=Prior(), draws=4, facts={"corpora": ["x"]})
 
 
 def test_a_larger_run_of_a_planted_law_falls_into_the_interval(found) -> None:
