@@ -29,7 +29,7 @@ from meristem.corpus import read
 from meristem.corpus.curate import curate
 from meristem.corpus.store import Corpus
 
-SEEDS, STEPS, CONTEXT, BATCH = (0, 1, 2), 400, 128, 16
+SEEDS, STEPS, CONTEXT, BATCH = (0, 1, 2), 200, 128, 16
 T95 = 4.303                             # Student's t for two degrees of freedom
 CLEAN = 300_000                         # bytes of held-out text that are looked at
 TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]{0,2000}>", re.DOTALL | re.IGNORECASE)
@@ -169,7 +169,7 @@ def main() -> None:
     text, scores = clean(args.data), {name: [] for name in corpora}        # type: ignore[var-annotated]
     for seed in SEEDS[: 1 if args.tiny else None]:
         for name, corpus in corpora.items():
-            run = Run("raw_against_curated", Part("llama", {"dim": 128, "layers": 4, "heads": 4, "hidden": 352}),
+            run = Run("raw_against_curated", Part("llama", {"dim": 96, "layers": 3, "heads": 4, "hidden": 256}),
                       Part("next_token"), Data(str(corpus.folder), Part("bpe", {"vocab": 2048})),
                       Train(steps=4 if args.tiny else STEPS, batch=BATCH, context=CONTEXT, lr=3e-3, warmup=20,
                             compile=False), seed=seed)
