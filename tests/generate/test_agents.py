@@ -102,14 +102,16 @@ def test_a_session_runs_calls_and_replays_to_the_bit(tmp_path: Path) -> None:
             Trace.load(tmp_path / "b.jsonl")
 
 
-def test_bad_calls_are_told_and_run_nothing() -> None:
+def test_bad_calls_are_told_and_run_nothing(tmp_path: Path) -> None:
     ran: list[dict] = []
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     known = [Tool.of({"type": "function", "function": {"name": "add", "parameters": schema}},
                      lambda a: ran.append(a) or "")]
-    text = [{"tool_calls": [{"name": "add", "arguments": raw}]} for raw in ("{not json", '{"a": 2}')]
-    trace = loop.run(script(call("ad", a=1), call("add", a="1"), call("add"), *text, "done"), known, ASK)
-    assert [c["status"] for c in trace.calls] == ["unknown", "malformed", "malformed", "malformed", "ok"]
+    text = [{"tool_calls": [{"name": "add", "arguments": raw}]} for raw in ("{not json", '{"a": NaN}', '{"a": 2}')]
+    trace = loop.run(script(call("ad", a=1), call("add", a="1"), call("add"), *text, "\ud800"), known, ASK)
+    assert [c["status"] for c in trace.calls] == ["unknown", *["malformed"] * 4, "ok"]
+    trace.save(tmp_path / "t.jsonl")
+    assert Trace.load(tmp_path / "t.jsonl").answer == "\ud800"
     assert ran == [{"a": 2}] and "did you mean add" in trace.calls[0]["message"]["content"]
     with pytest.raises(RequestError, match="tool 'x': a schema's 'not' is not checked"):
         Tool("x", "", {"type": "object", "not": {}}, str)

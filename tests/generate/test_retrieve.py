@@ -99,6 +99,7 @@ def test_a_folder_keeps_a_store(store: Store, encoder: Encoder, tmp_path: Path) 
         Store.load(tmp_path / "s", encoder)
     with pytest.raises(RequestError, match="no store"):
         Store.load(tmp_path)
+    assert Store.of([document("stop", "the of and")]).search("the") == []
     with pytest.raises(RequestError, match="no text"):
         Store.of([document("empty", "  ")])
 

@@ -198,6 +198,10 @@ def _own(message: Message) -> dict[str, Any]:
         if isinstance(arguments, str):
             with suppress(ValueError, RecursionError):         # else it stays a text: malformed
                 arguments = json.loads(arguments)
+        try:
+            json.dumps(arguments, allow_nan=False)
+        except (ValueError, TypeError, RecursionError):
+            arguments = str(arguments)[:200]
         calls.append({"id": str(call.get("id") or f"call_{number}"), "type": "function",
                       "function": {"name": str(inner.get("name", "")), "arguments": arguments}})
     return {**kept, **({"tool_calls": calls} if calls else {})}
@@ -263,4 +267,4 @@ def _never(arguments: dict[str, Any]) -> str:
 
 
 def _line(entry: Entry) -> str:
-    return json.dumps(entry, ensure_ascii=False, sort_keys=True)
+    return json.dumps(entry, sort_keys=True)                   # ASCII: half a surrogate pair has no UTF-8

@@ -15,6 +15,7 @@ from meristem.core.files import digest_bytes
 from meristem.core.types import Document
 
 SIZE, OVERLAP = 800, 120                # characters: about 200 and 30 tokens of English, four fit a context of 1,024
+TEXT = re.compile(r"\S")
 ENDS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"[.!?][\"')]*\s"), re.compile(r"\s"))
 
 
@@ -48,7 +49,7 @@ def cut(document: Document, size: int = SIZE, overlap: int = OVERLAP) -> Iterato
                            "the size")
     text, source = document.text, str(document.meta.get("path") or document.source)
     name, start = digest_bytes(text), 0
-    while text[start:].strip():
+    while TEXT.search(text, start):
         stop = _end(text, start, size)
         yield Chunk(name, source, start, stop, text[start:stop])
         if stop == len(text):

@@ -90,7 +90,8 @@ class Store:
         self.held = [frozenset(text) for text in texts]
         self.counts = Counter(word for held in self.held for word in held)
         self.lexical: Any = bm25s.BM25()
-        self.lexical.index(texts, show_progress=False)
+        if self.counts:                                        # else nothing is ever found by words
+            self.lexical.index(texts, show_progress=False)
         self.vectors = None
         if encoder is not None:
             self.vectors = np.ascontiguousarray(encoder([c.text for c in chunks]) if vectors is None else vectors)
