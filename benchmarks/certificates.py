@@ -5,6 +5,7 @@
     python -m benchmarks.certificates ladder --out OUT      # five sizes on arithmetic: accuracy and log-likelihood
     python -m benchmarks.certificates together DATA --out OUT          # adapters on one base beside independent models
     python -m benchmarks.certificates features              # how many known features a sparse autoencoder finds
+    python -m benchmarks.certificates context               # memory of 1k, 4k and 16k tokens, each in its own process
 
 DATA is a folder with gsm8k/ and sentence-polarity/. `--tiny` shrinks every part to a check that it works.
 """
@@ -12,12 +13,14 @@ import argparse
 import json
 import random
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.common import worker
 from meristem.core.config import Part
 from meristem.core.files import write_json
 from meristem.core.run import Data, Run, Train
@@ -225,10 +228,37 @@ def features(tiny: bool) -> dict[str, Any]:
     return {f"seed {n}": [m.value, m.interval.low, m.interval.high, m.n] for n, m in enumerate(made)}
 
 
+def context(tiny: bool) -> dict[str, Any]:
+    """E5: bytes of the cache and of the whole process while texts of three lengths are read and 8 tokens written."""
+    lengths = (256, 512) if tiny else (1024, 4096, 16_384)
+    return {str(n): worker("benchmarks.certificates", str(n)) for n in lengths}
+
+
+def read_long(length: int) -> dict[str, float]:
+    """One length, in this process."""
+    import resource
+
+    import torch
+
+    from meristem.generate.base import prefill
+    from meristem.models.llama import Config, Model
+    torch.manual_seed(0)
+    model = Model(Config(vocab=512, context=length + 8, **SHAPE)).eval()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.no_grad():
+        cache, _ = prefill(model, [np.random.default_rng(0).integers(1, 512, length)], 8)
+    held = sum(entry.k.nbytes + entry.v.nbytes for entry in cache)
+    return {"tokens": length, "cache_megabytes": held / 1e6,
+            "grown_megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3}
+
+
 def main() -> None:
     """One part; the result is printed and kept in OUT."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("index", "runs", "ladder", "together", "features"))
+    if sys.argv[1:2] == ["--worker"]:
+        print(json.dumps(read_long(int(sys.argv[2]))))
+        return
+    parser.add_argument("part", choices=("index", "runs", "ladder", "together", "features", "context"))
     parser.add_argument("data", nargs="?", type=Path, default=Path("."))
     parser.add_argument("--out", type=Path, default=Path("runs/certificates"))
     parser.add_argument("--tiny", action="store_true")
@@ -238,7 +268,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     found = {"index": lambda: index(words.data, out, words.tiny), "runs": lambda: runs(words.data, out, words.tiny),
              "ladder": lambda: ladder(out, words.tiny), "together": lambda: together(words.data, out, words.tiny),
-             "features": lambda: features(words.tiny)}[words.part]()
+             "features": lambda: features(words.tiny), "context": lambda: context(words.tiny)}[words.part]()
     found["processor_minutes"] = round((time.process_time() - start) / 60, 2)
     write_json(words.out / f"{words.part}.json", found)
     print(json.dumps(found, indent=1))

@@ -64,3 +64,41 @@ def _measured(wrong: np.ndarray) -> tuple[float, float]:
     ratio = float(wrong.prod(0).mean()) / expected if expected > 0 else float("nan")
     pairs = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(wrong, 2) if a.std() > 0 and b.std() > 0]
     return ratio, float(np.mean(pairs)) if pairs else float("nan")
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """One adapted model beside its base: both values, and the correlation of their values item by item."""
+
+    model: str
+    base: float
+    adapted: float
+    correlation: float
+    interval: Interval
+
+
+def inherited(base: Path, adapted: Sequence[Path], task: str, metric: str, seed: int = 0) -> list[Inherited]:
+    """Is a base's behaviour passed on? A row for each adapted run, of certificates of the same items.
+
+    RequestError where a run was asked other items. A correlation of 1: the adapted model leans where its base leans.
+    """
+    trees = {folder: read_json(folder / "evals" / f"{task}.json") for folder in (base, *adapted)}
+    if len({tree["scores"][0]["prompt_hash"] for tree in trees.values()}) > 1:
+        raise RequestError(f"the runs were asked other items of {task} each; use the same --limit and --seed")
+    columns = {}
+    for folder, tree in trees.items():
+        weights = np.array(tree["outcome"]["weights"][metric])
+        columns[folder] = np.array(tree["outcome"]["values"][metric])[weights > 0]
+    first, rng, out = columns[base], np.random.default_rng(seed), []
+    for folder in adapted:
+        other, n = columns[folder], len(first)
+        draws = []
+        for _ in range(RESAMPLES // 4):
+            rows = rng.integers(0, n, n)
+            if first[rows].std() > 0 and other[rows].std() > 0:
+                draws.append(float(np.corrcoef(first[rows], other[rows])[0, 1]))
+        low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if draws else (float("nan"), float("nan"))
+        whole = float(np.corrcoef(first, other)[0, 1]) if first.std() > 0 and other.std() > 0 else float("nan")
+        out.append(Inherited(folder.name, float(first.mean()), float(other.mean()), whole,
+                             Interval(float(low), float(high), f"bootstrap over {n} items")))
+    return out

@@ -236,3 +236,17 @@ def test_fifteen_corruptions_grow_with_their_severity():
         corrupted(pixels.numpy(), "fogg")
     with pytest.raises(RequestError, match="1 to 5"):
         corrupted(pixels.numpy(), "fog", severity=6)
+
+
+def test_what_a_base_passes_on_is_correlated(tmp_path):
+    rng = np.random.default_rng(0)
+    base = (rng.random(200) < 0.6).astype(float)
+    columns = {"base": base, "same": base, "other": (rng.random(200) < 0.6).astype(float)}
+    for name, values in columns.items():
+        (tmp_path / name / "evals").mkdir(parents=True)
+        (tmp_path / name / "evals" / "swaps.json").write_text(json.dumps(
+            {"scores": [{"prompt_hash": "x"}], "outcome": {"values": {"m": [*values, 9.0]},
+                                                           "weights": {"m": [1.0] * 200 + [0.0]}}}))
+    same, other = homogeneity.inherited(tmp_path / "base", [tmp_path / "same", tmp_path / "other"], "swaps", "m")
+    assert same.correlation == pytest.approx(1) and same.base == same.adapted == base.mean()
+    assert other.interval.low < 0 < other.interval.high
