@@ -180,7 +180,7 @@ def test_palms_utilisation():
     assert 238.3e3 * flops / (6144 * device("tpu-v4").flops("bfloat16")) == pytest.approx(0.462, abs=5e-4)
 
 
-@pytest.mark.parametrize("name", ["clip", "diffusion", "film", "flamingo", "prior", "resnet", "sam", "unclip", "vit"])
+@pytest.mark.parametrize("name", ["clip", "film", "prior", "sam", "unclip"])
 def test_flops_of_a_model_of_pictures_are_counted_where_nothing_is_computed(name):
     """The same on the meta device and on real tensors, a text that is attended to and an embedding among them."""
     run = recipes()[name]()
