@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures:"
 # KIND:FOLDER, and the file of meristem/data that reads it
-FOLDERS = {"robot": "demonstrations", "sprites": "sprites", "medicine": "medicine"}
+FOLDERS = {"robot": "demonstrations", "sprites": "sprites", "medicine": "medicine", "nlvr": "nlvr"}
 
 
 def curate(
@@ -71,7 +71,8 @@ def curate(
         raise RequestError("nothing to read: INPUT is a file, a folder, or the word stdlib")
     if str(paths[0]).startswith(toy.PREFIX):
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
-        if name in ("scenes", "looks", "gridworld", "clips", "objects", "edits", "digits", "strokes", "cues",
+        if name in ("scenes", "looks", "gridworld", "babyai", "arm", "clips",
+                    "objects", "edits", "digits", "strokes", "cues",
                     "residues"):
             return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from meristem.core.config import from_dict, to_dict
+from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
-from meristem.core.files import write_json
 from meristem.core.random import seed_of
-from meristem.corpus.made import LICENCE, Row, made
+from meristem.corpus.made import LICENCE, Row
 from meristem.corpus.store import Corpus
+from meristem.data import worlds
 from meristem.data.scenes import COLOURS, SHAPES, covers
 from meristem.data.worlds import World, recorded
 
-WORLD = "world.json"                    # beside the rows: what closed_loop is asked with
+DIMS = 3                                # numbers of an action
 GROUND, FRAME = (244, 242, 236), (25, 25, 25)
 Thing = tuple[str, str]                 # colour and shape
 Cell = tuple[int, int]                  # column and row
@@ -105,6 +105,11 @@ class Gridworld:
             raise RequestError(f"no such gridworld: {self}; a side of 3 to 16 cells of 6 pixels or more, 2 things or "
                                "more of 2 to 8 colours and 2 to 6 shapes, shares below 1")
 
+    @property
+    def limit(self) -> int:
+        """Steps until an episode has failed."""
+        return 2 * self.size
+
     def unseen(self) -> list[Thing]:
         """The pairs that no demonstration names or shows."""
         every = [(c, s) for c in list(COLOURS)[:self.colours] for s in list(SHAPES)[:self.shapes]]
@@ -124,7 +129,7 @@ class Gridworld:
         beside = [like[i] for i in rng.permutation(len(like))] + [rest[i] for i in rng.permutation(len(rest))]
         places = [(int(i) % self.size, int(i) // self.size) for i in rng.permutation(self.size**2)]
         things = dict(zip(places, [target, *beside[:self.things - 1]], strict=False))
-        return Episode(things, places[0], places[self.things], self.size, self.cell, 2 * self.size)
+        return Episode(things, places[0], places[self.things], self.size, self.cell, self.limit)
 
     def rows(self, split: str, folder: Path) -> Iterator[Row]:
         """Demonstrations of a split, and questions about their frames."""
@@ -156,10 +161,4 @@ class Gridworld:
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:
     """The corpus in the folder `out`; its rows, frames and `world.json` in `out`.rows."""
-    kind = from_dict(Gridworld, dict(fields))
-
-    def rows(split: str, folder: Path) -> Iterator[Row]:
-        write_json(folder / WORLD, to_dict(kind))
-        return kind.rows(split, folder)
-
-    return made(out, "demonstrations", LICENCE, rows)
+    return worlds.make("gridworld", from_dict(Gridworld, dict(fields)), out, LICENCE)

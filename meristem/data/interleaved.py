@@ -143,12 +143,18 @@ class Interleaved:
         return [self.batch(rows) for rows in self.order(step)]
 
     def batch(self, which: np.ndarray) -> Batch:
-        """Rows by number: tokens [B, T+1], weight [B, T], images [B, P, C, H, W], black where a row has fewer."""
+        """Rows by number: tokens [B, T+1], weight [B, T], images [B, P, C, H, W], black where a row has fewer.
+
+        No images where the whole corpus has none.
+        """
+        rows: Batch = {"tokens": torch.from_numpy(self.tokens[which].astype(np.int64)),
+                       "weight": torch.from_numpy(self.own[which][:, 1:].astype(np.float32))}
+        if not len(self.pixels):                               # a corpus without any picture
+            return rows
         places = self.places[which]
         images = np.zeros((*places.shape, *self.pixels.shape[1:]), dtype=np.uint8)
         images[places >= 0] = self.pixels[places[places >= 0]]
-        return {"tokens": torch.from_numpy(self.tokens[which].astype(np.int64)), "images": torch.from_numpy(images),
-                "weight": torch.from_numpy(self.own[which][:, 1:].astype(np.float32))}
+        return {**rows, "images": torch.from_numpy(images)}
 
     def held_out(self, rows: int, limit: int) -> Iterator[Batch]:
         """At most `limit` rows in order, `rows` at a time; the last batch may be smaller."""

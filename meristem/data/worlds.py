@@ -1,6 +1,6 @@
 """Worlds in which an instruction is carried out: what one is, how demonstrations are recorded, how a policy is tried.
 
-    for world in episodes:                                     # seeded; data.gridworld, data.arm
+    for world in episodes:                                     # seeded: data.gridworld, data.arm, data.babyai
         run = attempt(world, policy)                           # policy(instruction, frame) -> action
         rows += recorded(world, expert, folder, "train-000001")
 
@@ -8,6 +8,7 @@ A row of a demonstration is a step: the frame, the instruction, the action that 
 where asked for, the return: what the rest of the episode earned, 1 at once to -1 never (decision transformers: Chen et
 al. 2021, https://arxiv.org/abs/2106.01345). `data.examples=interleaved` reads such rows.
 """
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from meristem.codecs.image import encode
+from meristem.core.config import from_dict, to_dict
+from meristem.core.errors import RequestError, nearest
+from meristem.core.files import read_json, write_json
+from meristem.corpus.made import made
+from meristem.corpus.store import Corpus
 
+WORLD = "world.json"                    # beside the rows: what closed_loop is asked with
+KINDS = {"gridworld": "Gridworld", "babyai": "Babyai", "arm": "Arm"}           # files of this folder, and their fields
 Row = dict[str, Any]
 Action = Float[np.ndarray, "k"]
 Policy = Callable[[str, UInt8[np.ndarray, "C H W"]], Action]
@@ -45,6 +53,52 @@ class World(Protocol):
     def expert(self) -> Action:
         """A good action from here."""
         ...
+
+
+class Kind(Protocol):
+    """What episodes there are, of which some are demonstrated."""
+
+    @property
+    def documents(self) -> int:
+        """Demonstrations of the training split."""
+        ...
+
+    @property
+    def returns(self) -> bool:
+        """Whether rows say what the rest of an episode earned."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """Steps until an episode has failed."""
+        ...
+
+    def episode(self, split: str, number: int) -> World:
+        """One episode; those of the test split are told what training never was."""
+        ...
+
+    def rows(self, split: str, folder: Path) -> Iterator[Row]:
+        """The demonstrations of a split, frames written into `folder`."""
+        ...
+
+
+def make(name: str, kind: Kind, out: Path, licence: str) -> Corpus:
+    """The corpus of a kind in the folder `out`; its rows, frames and `world.json` in `out`.rows."""
+    def rows(split: str, folder: Path) -> Iterator[Row]:
+        write_json(folder / WORLD, {"kind": name, **to_dict(kind)})
+        return kind.rows(split, folder)
+
+    return made(out, "demonstrations", licence, rows)
+
+
+def opened(file: Path) -> tuple[Kind, int]:
+    """The kind that a `world.json` tells, and how many numbers its actions have; RequestError for another file."""
+    tree = read_json(file)
+    name = tree.pop("kind", "") if isinstance(tree, dict) else ""
+    if name not in KINDS:
+        raise RequestError(f"{file} tells no world {name!r}; {nearest(str(name), KINDS)}")
+    module = importlib.import_module(f"meristem.data.{name}")
+    return from_dict(vars(module)[KINDS[name]], tree), module.DIMS
 
 
 @dataclass(frozen=True)

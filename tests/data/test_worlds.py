@@ -12,8 +12,10 @@ from meristem.codecs.action import Ranges
 from meristem.core.errors import RequestError
 from meristem.corpus.pictures import Tar
 from meristem.data import demonstrations
-from meristem.data.gridworld import WORLD, Gridworld, make
-from meristem.data.worlds import attempt, together
+from meristem.data.arm import UNSEEN, Arm
+from meristem.data.babyai import Babyai, number_of, value_of
+from meristem.data.gridworld import Gridworld, make
+from meristem.data.worlds import WORLD, attempt, opened, together
 
 KIND = Gridworld(documents=12)
 
@@ -56,7 +58,11 @@ def test_recorded_steps_lead_to_the_goal_again(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "grid.rows" / "train.jsonl").read_text().splitlines()]
     steps, asked = [r for r in rows if "action" in r], [r for r in rows if "target" in r]
     assert asked and all(r["input"].startswith("is there a") for r in asked)
-    assert json.loads((tmp_path / "grid.rows" / WORLD).read_text())["wander"] == 0.3
+    told = tmp_path / "grid.rows" / WORLD
+    assert opened(told) == (Gridworld(documents=12, returns=True, wander=0.3), 3)
+    (tmp_path / "other.json").write_text('{"kind": "gridwold"}')
+    with pytest.raises(RequestError, match="did you mean gridworld"):
+        opened(tmp_path / "other.json")
     episodes = {}
     for row in steps:
         episodes.setdefault(row["image"].rsplit("-", 1)[0], []).append(row)
@@ -105,3 +111,28 @@ def test_real_demonstrations_become_rows(tmp_path: Path) -> None:
     assert (len(row["state"]), len(row["action"])) == (39, 28) and -1 <= row["return"] <= 1
     with pytest.raises(RequestError, match="no demonstrations"):
         demonstrations.make(tmp_path, tmp_path / "x")
+
+
+def test_the_arm_touches_what_it_is_told_to() -> None:
+    pytest.importorskip("mujoco")
+    kind = Arm(documents=2)
+    runs = [attempt(world, lambda told, frame, w=world: w.expert()) for world in
+            (kind.episode("test", n) for n in range(12))]
+    assert np.mean([run.success for run in runs]) >= 0.75
+    world = kind.episode("test", 0)
+    assert world.target in UNSEEN and world.balls[world.target][0] < 0 and world.frame().shape == (3, 40, 40)
+    before = world.frame()
+    world.act(np.array([1.0, 1.0]))
+    assert (world.frame() != before).any()
+
+
+def test_a_level_of_babyai_is_a_world() -> None:
+    pytest.importorskip("minigrid")
+    assert [number_of(value_of(n)) for n in range(7)] == list(range(7))
+    kind = Babyai()
+    world = kind.episode("test", 0)
+    assert any(pair in world.instruction for pair in ("red ball", "blue key", "green box"))
+    assert world.frame().shape[0] == 3
+    assert attempt(world, lambda told, frame: world.expert()).success
+    with pytest.raises(RequestError, match="no level"):
+        Babyai(level="BabyAI-Nothing-v0").episode("train", 0)

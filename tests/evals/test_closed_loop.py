@@ -1,5 +1,4 @@
 """Policies judged in a loop and beside demonstrations: known policies get known scores, a tiny run goes through."""
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from meristem.codecs.action import Bins
 from meristem.corpus.store import Corpus
 from meristem.data import gridworld
-from meristem.data.gridworld import Gridworld
+from meristem.data.worlds import WORLD
 from meristem.evals.run import evaluate
 from meristem.evals.subject import Subject
 from meristem.evals.tasks.closed_loop import TASK
@@ -60,10 +59,9 @@ def test_a_policy_writes_numbers_only_and_is_judged(policy: Path, corpus: Corpus
     frame = np.zeros((3, 16, 16), dtype=np.uint8)
     (action,) = actor(["go to the red circle"], [frame])
     assert action.shape == (3,) and (Bins.of(subject.codec).ids(action) >= 2).all() and (np.abs(action) < 1).all()
-    world = corpus.folder.with_name("corpus.rows") / gridworld.WORLD
+    world = corpus.folder.with_name("corpus.rows") / WORLD
     scores = evaluate(subject, corpus, [f"closed_loop={world}", "action_error"], limit=4)
     assert [s.name for s in scores] == ["closed_loop", "closed_loop_seen", "closed_loop_untold", "action_error",
                                         "action_error_elsewhere", "action_bins"]
     error = scores[3]
     assert 0 <= error.value <= 2 and error.baseline and error.interval.low <= error.value <= error.interval.high
-    assert Gridworld(**json.loads(world.read_text())) == Gridworld(documents=20)

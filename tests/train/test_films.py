@@ -71,8 +71,9 @@ def test_a_known_first_frame_is_clean_and_not_scored(runs: Path, films: Corpus) 
     run = resolve("film", {**TINY, "data.corpus": str(films.folder), "model.frames": 2, "model.dim": 32,
                            "model.layers": 1, "model.heads": 2, "model.cross": 16, "objective.first": 0.99,
                            "objective.autoencoder": str(runs / "autoencoder"), "objective.text": str(runs / "towers")})
-    objective = assemble(run[0]).objective
-    batch = objective.prepare(assemble(run[0]).held_out[0])
+    parts = assemble(run[0])
+    objective = parts.objective
+    batch = objective.prepare(parts.held_out[0])
     assert batch["known"][:, 0].all() and not batch["known"][:, 1].any()
     given = objective.inputs(batch)
     assert torch.equal(given["images"][:, 0], batch["images"][:, 0])
@@ -82,7 +83,8 @@ def test_a_known_first_frame_is_clean_and_not_scored(runs: Path, films: Corpus) 
     said[:, 0] += 1
     assert torch.equal(objective.score(said, batch)[0], loss)
     with pytest.raises(RequestError, match="model.name=video_dit"):
-        assemble(resolve("film", {**TINY, "data.corpus": str(films.folder), "model": {"name": "dit", "fields": {}}})[0])
+        assemble(resolve("film", {**TINY, "data.corpus": str(films.folder), "model": {"name": "gpt2", "fields": {
+            "dim": 16, "layers": 1, "heads": 2}}})[0])
 
 
 def test_scores_of_films(runs: Path, films: Corpus) -> None:

@@ -2,9 +2,10 @@
 
     meristem evaluate runs/rt2 --corpus runs/grid --tasks closed_loop=runs/grid.rows/world.json
 
-Items are episodes that no demonstration shows, whose instructions name pairs of colour and shape that training never
-named. Beside: seen pairs in new episodes, and the control, the same episodes with the instruction removed: what is left
-needs no language. Baseline: actions drawn at random. Without a file the world is that of `toy:gridworld` as it is.
+Items are episodes that no demonstration shows, whose instructions name what training never named so (in the gridworld:
+pairs of colour and shape). Beside: seen pairs in new episodes, and the control, the same episodes with the instruction
+removed: what is left needs no language. Baseline: actions drawn at random. Without a file the world is that of
+`toy:gridworld` as it is.
 """
 import copy
 from collections.abc import Callable, Sequence
@@ -14,20 +15,17 @@ import numpy as np
 from torch import nn
 
 from meristem.codecs.base import Codec
-from meristem.core.config import from_dict
-from meristem.core.files import read_json
 from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
-from meristem.data.gridworld import Episode, Gridworld
-from meristem.data.worlds import Attempt, together
+from meristem.data import gridworld
+from meristem.data.worlds import Attempt, Kind, World, opened, together
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
 from meristem.evals.subject import Subject
 from meristem.generate.acting import Actor
 from meristem.generate.seeing import sees
 
 ON_REQUEST = True
-DIMS = 3
 METRICS = (
     Metric("closed_loop", "episodes whose unseen instruction was carried out", "share", "share", True),
     Metric("closed_loop_seen", "the same where the named pair is known from training", "share", "ratio", True),
@@ -40,12 +38,12 @@ class ClosedLoop:
     name, version, count = "closed_loop", 1, 200
     metrics = METRICS
 
-    def __init__(self, world: Gridworld | None = None) -> None:
-        self.world = world or Gridworld()
+    def __init__(self, world: Kind | None = None, dims: int = gridworld.DIMS) -> None:
+        self.world, self.dims = world or gridworld.Gridworld(), dims
 
     def reading(self, file: Path) -> "ClosedLoop":
-        """In the world of a file that `toy:gridworld` wrote."""
-        return ClosedLoop(from_dict(Gridworld, read_json(file)))
+        """In the world of a file that `toy:gridworld`, `toy:babyai` or `toy:arm` wrote."""
+        return ClosedLoop(*opened(file))
 
     def fits(self, module: nn.Module) -> str:
         """A model that reads pictures among words is needed."""
@@ -59,7 +57,7 @@ class ClosedLoop:
         """The first `limit` episodes beyond those that are recorded."""
         return [Item(str(number), self.episode("test", number).instruction, "success") for number in range(limit)]
 
-    def episode(self, split: str, number: int) -> Episode:
+    def episode(self, split: str, number: int) -> World:
         """An episode that no recording has."""
         return self.world.episode(split, self.world.documents + number)
 
@@ -70,17 +68,19 @@ class ClosedLoop:
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Each episode three times: told, in a seen pair's place, and untold."""
         assert isinstance(subject, Subject)
-        actor = Actor(subject.module, subject.codec, DIMS, 1.0 if self.world.returns else None)
+        actor = Actor(subject.module, subject.codec, self.dims, 1.0 if self.world.returns else None)
         return self._outcome(items, actor)
 
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
-        """Random actions: a cell in any direction, a stop with one chance in `limit`."""
+        """Random actions; the last number of the gridworld's, a stop, is positive with one chance in `limit`."""
         rng = np.random.default_rng(seed_of(seed, self.name))
-        size = 2 * self.world.size
 
         def drawn(told: Sequence[str], frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [np.array([*rng.integers(-1, 2, 2), 1.0 if rng.random() < 1 / size else -1.0]) for _ in told]
+            actions = rng.uniform(-1, 1, (len(told), self.dims))
+            if isinstance(self.world, gridworld.Gridworld):
+                actions[:, -1] = np.where(rng.random(len(told)) < 1 / self.world.limit, 1.0, -1.0)
+            return list(actions)
         made = self._outcome(items, drawn)
         return {metric.name: Baseline("random actions", made) for metric in METRICS}
 

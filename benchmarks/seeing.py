@@ -1,0 +1,123 @@
+"""Training and answering of a LLaVA beside the same model in transformers: equal outputs, then rates, in one process.
+
+    python -m benchmarks.seeing                # a third of a minute a side on two cores; --tiny proves that it works
+
+Random weights of one shape are written by us and read by transformers; the logits are compared first. Training is one
+AdamW step on the same batch (forward, backward, step); answering is greedy, from pictures and prompts to `--new`
+tokens, each side with its own cache. Both compute in fp32 with as many threads. Sides take turns; the rate is the best
+round.
+"""
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import record
+from meristem.core.config import from_dict
+from meristem.generate.autoregressive import generate
+from meristem.generate.base import Shown
+from meristem.hub import hf
+from meristem.models.llava import Config, Model
+
+SHAPE: dict[str, Any] = {
+    "vocab": 8192, "context": 512, "image_token": 1,
+    "language": {"name": "llama", "fields": {"dim": 384, "layers": 8, "heads": 6, "hidden": 1024, "eps": 1e-6}},
+    "vision": {"name": "clip", "fields": {"image": 96, "patch": 16, "vision": {"dim": 256, "layers": 6, "heads": 4}}}}
+TINY: dict[str, Any] = {
+    "vocab": 97, "context": 128, "image_token": 1,
+    "language": {"name": "llama", "fields": {"dim": 32, "layers": 2, "heads": 2, "hidden": 64, "eps": 1e-6}},
+    "vision": {"name": "clip", "fields": {"image": 16, "patch": 8, "vision": {"dim": 32, "layers": 2, "heads": 2}}}}
+
+
+def sides(shape: dict[str, Any]) -> tuple[Config, Model, Any]:
+    """Our model and transformers' with the same weights."""
+    from transformers import AutoModelForImageTextToText
+    torch.manual_seed(0)
+    config = from_dict(Config, shape)
+    module = Model(config)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.02 * torch.randn(p.shape))
+    with tempfile.TemporaryDirectory() as folder:
+        hf.save(Path(folder) / "model", "llava", config, module)
+        return config, module, AutoModelForImageTextToText.from_pretrained(Path(folder) / "model")
+
+
+def batch(config: Config, rows: int, words: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of one picture and some words after it."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(2, config.vocab, (rows, 1 + config.image_tokens + words), generator=generator)
+    tokens[:, 1:1 + config.image_tokens] = config.image_token
+    return tokens, torch.rand(rows, 1, 3, config.image, config.image, generator=generator) * 2 - 1
+
+
+def best(call: Callable[[], None], rounds: int) -> float:
+    """Seconds of the fastest of some rounds."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def run(tiny: bool, rounds: int, new: int) -> dict[str, Any]:
+    """Outputs, rates and their quotients."""
+    config, module, theirs = sides(TINY if tiny else SHAPE)
+    rows, words = (2, 8) if tiny else (8, 92)
+    tokens, images = batch(config, rows, words)
+    flat = images.flatten(0, 1)
+    with torch.no_grad():
+        ours, want = module(tokens, images=images), theirs(input_ids=tokens, pixel_values=flat).logits
+    gap = float((ours - want).abs().max() / want.abs().max())
+
+    def trainer(model: Any, logits: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+        def step() -> None:
+            loss = torch.nn.functional.cross_entropy(logits()[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return step
+
+    prompts = [row.numpy() for row in tokens]
+    said: dict[str, list[list[int]]] = {}
+
+    def answer_ours() -> None:
+        said["ours"] = [one.tokens for one in generate(module, prompts, length=new, source=Shown(module, images))]
+
+    def answer_theirs() -> None:
+        with torch.no_grad():
+            made = theirs.generate(input_ids=tokens, pixel_values=flat, attention_mask=torch.ones_like(tokens),
+                                   max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+        said["theirs"] = made[:, tokens.shape[1]:].tolist()
+
+    answers = {"ours": best(answer_ours, rounds), "theirs": best(answer_theirs, rounds)}
+    equal = said["ours"] == said["theirs"]
+    module.train()
+    theirs.train()
+    train = {"ours": best(trainer(module, lambda: module(tokens, images=images)), rounds),
+             "theirs": best(trainer(theirs, lambda: theirs(input_ids=tokens, pixel_values=flat).logits), rounds)}
+    return {"tiny": tiny, "parameters": sum(p.numel() for p in module.parameters()), "rows": rows,
+            "tokens_a_row": tokens.shape[1], "new": new, "largest_gap": gap, "equal_answers": equal,
+            "train_seconds": train, "answer_seconds": answers, "threads": torch.get_num_threads(),
+            "train_times": round(train["theirs"] / train["ours"], 2),
+            "answer_times": round(answers["theirs"] / answers["ours"], 2)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=32)
+    given = parser.parse_args()
+    made = run(given.tiny, 1 if given.tiny else given.rounds, 4 if given.tiny else given.new)
+    if given.tiny:
+        print(made)
+    else:
+        record("seeing", made)

@@ -1,0 +1,183 @@
+"""What the recipes that see, act and film reach on corpora whose truth is known, each with its control, one table.
+
+    python -m benchmarks.senses --out runs/senses [--part looks grid ...] [--real FOLDER] [--steps 0.5]
+
+| part | trained | judged |
+| --- | --- | --- |
+| looks | llava on questions about scenes | accuracy on unseen pairs, on noise, by type of question |
+| names | flamingo: a frozen language model, a frozen vit | new words after 0, 4 and 8 worked examples |
+| grid | rt2 on demonstrations and questions | success on unseen instructions, seen ones, none |
+| demonstrations | rt2 on 100, 300, 1,000 episodes | the same: success by how much was recorded |
+| returns | decision_transformer on wandering demonstrations | steps to the goal, told to earn 1 and told 0 |
+| clips | film_clip, film_autoencoder, film | actions named, beside disorder; what a tracker sees in films |
+| arm, babyai | rt2 in MuJoCo and in minigrid | as grid; need `pip install meristem[robots]` |
+| bridge, door, sprites, nlvr, medicine | the recipes on real data: `--real` names the folder of the sets | their tasks |
+
+Finished runs are read back, so an interrupted command goes on. `--tiny` proves in seconds that every part works.
+"""
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import record
+from meristem.corpus.store import Corpus
+from meristem.data import arm, babyai, clips, demonstrations, gridworld, looks, medicine, nlvr, scenes, sprites
+from meristem.data.worlds import WORLD, together
+from meristem.evals.run import evaluate
+from meristem.evals.subject import Subject
+from meristem.generate.acting import Actor
+from meristem.recipes import resolve
+from meristem.train.run import pretrain
+
+TINY = {"train.steps": 2, "train.batch": 4, "train.warmup": 1, "train.dtype": "float32"}
+
+
+@dataclass
+class Bench:
+    """Where runs lie, how long they train, and what was found."""
+
+    out: Path
+    real: Path
+    share: float
+    tiny: bool
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def corpus(self, name: str, make: Callable[..., Corpus], **fields: Any) -> Corpus:
+        """A toy corpus, made once."""
+        small = {"documents": 30} if self.tiny else {}
+        return make(self.out / name, {**fields, **small})
+
+    def run(self, name: str, recipe: str, corpus: Corpus, **edits: Any) -> Path:
+        """A finished run; its CPU minutes are noted when it is trained here."""
+        steps = resolve(recipe)[0].train.steps
+        more = TINY if self.tiny else {"train.steps": max(1, round(self.share * steps)), "train.compile": False}
+        run, _ = resolve(recipe, {"data.corpus": str(corpus.folder), **more,
+                                  **{key.replace("__", "."): value for key, value in edits.items()}})
+        start = time.process_time()
+        folder = pretrain(run, self.out / f"run-{name}")
+        if (spent := (time.process_time() - start) / 60) > 0.02:
+            (folder / "cpu_minutes.json").write_text(json.dumps(round(spent, 2)))
+        noted = folder / "cpu_minutes.json"
+        self.found.setdefault("cpu_minutes", {})[name] = json.loads(noted.read_text()) if noted.exists() else None
+        return folder
+
+    def judge(self, name: str, run: Path, corpus: Corpus, *tasks: str, shots: int = 0) -> None:
+        """The certificates of a run: value, interval, n, baseline."""
+        for s in evaluate(Subject.open(run), corpus, tasks, shots=shots, limit=4 if self.tiny else 0):
+            self.found[f"{name}/{s.name}"] = {
+                "value": round(s.value, 4), "interval": [round(s.interval.low, 4), round(s.interval.high, 4)], "n": s.n,
+                "baseline": round(s.baseline.value, 4) if s.baseline else None}
+            print(name, s.name, self.found[f"{name}/{s.name}"], flush=True)
+
+
+def look(b: Bench) -> None:
+    """Questions about scenes."""
+    corpus = b.corpus("looks", looks.make, documents=10_000)
+    b.judge("looks", b.run("llava", "llava", corpus), corpus, "visual_answers")
+
+
+def names(b: Bench) -> None:
+    """New words from worked examples."""
+    text, seen = b.corpus("words", looks.make, kind="words"), b.corpus("scenes", scenes.make, objects=1)
+    corpus = b.corpus("names", looks.make, kind="names")
+    words = b.run("words", "shown_words", text)
+    vit = b.run("vit", "vit", seen, model__patch=8, model__dim=96, model__layers=3)
+    flamingo = b.run("flamingo", "flamingo", corpus, objective__language=str(words), objective__vision=str(vit),
+                     data__codec__name="saved", data__codec__folder=str(words))
+    for shots in (0, 4, 8):
+        b.judge("names", flamingo, corpus, "visual_answers", shots=shots)
+
+
+def world(b: Bench, name: str, module: Any, documents: int, count: str = "") -> None:
+    """A policy in a simulator."""
+    corpus = b.corpus(name + count, module.make, documents=documents)
+    run = b.run(f"rt2-{name}{count}", "rt2", corpus)
+    file = corpus.folder.with_name(corpus.folder.name + ".rows") / WORLD
+    b.judge(name + count, run, corpus, f"closed_loop={file}", *(() if count else ("action_error",)))
+
+
+def recorded(b: Bench) -> None:
+    """Success by the number of demonstrations."""
+    for documents in (100, 300, 1000):
+        world(b, "grid", gridworld, documents, f"-{documents}")
+
+
+def returns(b: Bench) -> None:
+    """A policy that is told what to earn."""
+    corpus = b.corpus("returns", gridworld.make, documents=2000, returns=True, wander=0.5)
+    subject = Subject.open(b.run("decision_transformer", "decision_transformer", corpus))
+    kind = gridworld.Gridworld(returns=True, wander=0.5)
+    for earn in (1.0, 0.0):
+        worlds = [kind.episode("validation", 5000 + n) for n in range(4 if b.tiny else 200)]
+        runs = together(worlds, Actor(subject.module, subject.codec, gridworld.DIMS, earn))
+        done = [run.steps for run in runs if run.success]
+        b.found[f"returns/{earn:g}"] = {"success": float(np.mean([run.success for run in runs])), "n": len(runs),
+                                        "steps_of_successes": float(np.mean(done)) if done else None}
+
+
+def film(b: Bench) -> None:
+    """Actions named, and films painted."""
+    corpus = b.corpus("clips", clips.make, documents=1500)
+    towers = b.run("film_clip", "film_clip", corpus)
+    b.judge("clips", towers, corpus, "film_classes")
+    autoencoder = b.run("film_autoencoder", "film_autoencoder", corpus)
+    painted = b.run("film", "film", corpus, objective__autoencoder=str(autoencoder), objective__text=str(towers),
+                    data__codec__name="saved", data__codec__folder=str(towers))
+    b.judge("clips", painted, corpus, "film_motion")
+
+
+def cloned(b: Bench, name: str, folder: str) -> None:
+    """Demonstrations of a real robot."""
+    corpus = demonstrations.make(b.real / folder, b.out / name)
+    b.judge(name, b.run(name, "behaviour_cloning", corpus), corpus, "action_error")
+
+
+def characters(b: Bench) -> None:
+    """Actions of animated characters whom training never saw."""
+    corpus = sprites.make(b.real / "sprites-video", b.out / "sprites", films=40 if b.tiny else 1500)
+    b.judge("sprites", b.run("sprites", "film_clip", corpus, model__image=32, model__frames=6), corpus, "film_classes")
+
+
+def boxes(b: Bench) -> None:
+    """What people wrote about boxes of shapes."""
+    corpus = nlvr.make(b.real / "nlvr-dev", b.out / "nlvr")
+    b.judge("nlvr", b.run("nlvr", "llava", corpus, model__vision__fields__image=96, model__vision__fields__patch=16,
+                          train__context=96), corpus, "visual_answers")
+
+
+def generalist(b: Bench) -> None:
+    """One checkpoint for questions, cells and reports, beside a twin of each kind alone. NOT FOR CLINICAL USE."""
+    corpus = medicine.make(b.real, b.out / "medicine")
+    b.judge("medicine", b.run("medicine", "medicine", corpus), corpus, "visual_answers")
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000), "demonstrations": recorded,
+    "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
+    "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
+    "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist}
+REAL = ("bridge", "door", "sprites", "nlvr", "medicine")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/senses"))
+    parser.add_argument("--part", nargs="*", default=[], choices=list(PARTS))
+    parser.add_argument("--real", type=Path, help="the folder of the real sets; without it only toys")
+    parser.add_argument("--steps", type=float, default=1.0, help="share of the recipes' steps")
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(given.out, given.real or Path(), given.steps, given.tiny)
+    for part in given.part or [name for name in PARTS if given.real or name not in REAL]:
+        PARTS[part](bench)
+    if given.tiny:
+        print(json.dumps(bench.found))
+    else:
+        record("senses", {"parts": given.part or "all", "share_of_steps": given.steps, **bench.found})
