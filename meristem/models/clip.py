@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.core.names import GENERATION, HARMLESS, FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps
-from meristem.nn.attention import Attention, CrossAttention, Reach
+from meristem.nn.attention import Attention, CrossAttention, Reach, watched
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import MLP, Activation
 from meristem.nn.norm import LayerNorm
@@ -237,6 +237,14 @@ class Model(nn.Module):
         assert self.vision is not None, "this model has no vision tower"
         x = self.vision(images)
         return F.normalize((x if self.image_map is None else self.image_map(x)).float(), dim=-1)
+
+    def looks(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B heads Y X"]:
+        """How much each head of the class token (SigLIP: of all places, on average) looks at every patch in the last
+        layer."""
+        assert self.vision is not None, "this model has no vision tower"
+        shares = watched(self.vision.blocks[-1].attn, lambda: self.embed_images(images))         # type: ignore[arg-type]
+        seen = shares.mean(2) if self.vision.cls is None else shares[:, :, 0, 1:]
+        return seen.unflatten(-1, (images.shape[2] // self.config.patch, -1))
 
     def logits(self, images: Float[Tensor, "B E"], texts: Float[Tensor, "M E"]) -> Float[Tensor, "B M"]:
         """How well vectors of images and of texts belong together: scaled cosines, in SigLIP shifted."""

@@ -101,7 +101,7 @@ class Objective(nn.Module, abc.ABC):
     @property
     def illustrates(self) -> bool:
         """Whether `illustrate` shows something."""
-        return isinstance(self.model, Looks)
+        return isinstance(self.model, Looks) and vars(self.model.config).get("frames", 1) == 1
 
     def illustrate(self, batch: Batch) -> UInt8[Tensor, "N C H W"]:
         """Pictures of what the model makes of some rows: here where it looks, where it can say that."""

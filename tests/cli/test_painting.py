@@ -79,7 +79,7 @@ def test_a_picture_is_enlarged(run, made: Path, tmp_path: Path) -> None:
     (["red circle"], "say where to"), (["red circle", "--out", "x.jpg"], "no PNG"),
     (["a dog", "--out", "x.png"], "paints no 'a dog'"), (["--out", "x.png", "--edit", "none.png"], "No such file"),
     (["--out", "x.png", "--mask", "m.png"], "give it with --edit"),
-    (["--out", "x.png", "--edit", "a.png", "--enlarge", "a.png"], "three requests"),
+    (["--out", "x.png", "--edit", "a.png", "--enlarge", "a.png"], "four requests"),
     (["--out", "x.png", "--sampler", "euler", "--steps", "3"], "follows a flow")])
 def test_requests_that_cannot_be(run, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str],
                                  what: str) -> None:

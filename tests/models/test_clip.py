@@ -118,3 +118,15 @@ def test_what_is_not_supported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="width of the vision tower"):
         Config(kind="siglip", project=1)
     assert Model(Config(**{**ours("clip", "text"), "text": Config().text, "vision": Config().vision})).vision is None
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+@torch.no_grad()
+def test_where_it_looks(kind: str, tmp_path: Path) -> None:
+    model = parity.theirs(f"{kind}Model", f"{kind}Config", **fields(kind), attn_implementation="eager")
+    model.save_pretrained(tmp_path)
+    images, _ = inputs()
+    found = hf.load(tmp_path).module.looks(images)
+    want = model.vision_model(pixel_values=images, output_attentions=True).attentions[-1]
+    parity.close(found.flatten(2), want[:, :, 0, 1:] if kind == "CLIP" else want.mean(2))
+    assert found.shape == (3, 4, 4, 4)
