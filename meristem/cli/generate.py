@@ -41,7 +41,7 @@ def generate(
                                        min=0)] = 0,
     logprobs: Annotated[int, typer.Option(help="With --json: the likeliest so many tokens of each place.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text, equal pictures.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Pictures: the PNG to write, a grid of them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Pictures: the PNG to write, a grid; sounds: the WAV.")] = None,
     count: Annotated[int, typer.Option(help="Pictures: how many.", min=1, max=4096)] = 16,
     edit: Annotated[Path | None, typer.Option(help="Pictures: paint this one anew.")] = None,
     mask: Annotated[Path | None, typer.Option(help="With --edit: only where this picture is white.")] = None,
@@ -73,14 +73,19 @@ def generate(
 
     Example: meristem generate runs/llava "what colour is the circle?" --image scene.png --temperature 0
 
+    Example: meristem generate runs/speak seven --count 4 --out seven.wav
+
     Example: meristem generate runs/sam --segment photo.png --click 30,40 --out masks.png
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (no model there, a prompt longer than the context).
     """
-    from meristem.cli import painting, segmenting
+    from meristem.cli import painting, segmenting, sounding
     if segment:
         asked_for = segmenting.Prompted(segment, out, tuple(click or ()), tuple(away or ()), box)
         return segmenting.answer(model, asked_for)
+    if sounding.is_wave(out):
+        assert out is not None
+        return sounding.answer(model, prompt, out, count, seed, 1.0 if temperature is None else temperature, top_k)
     if out or painting.paints(model):
         asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength,
                                image[0] if image else None)

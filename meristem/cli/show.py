@@ -55,7 +55,7 @@ def _cost(run: "Run") -> dict[str, int]:
     with torch.device("meta"):
         model = entry.Model(config)
     count = sum(p.numel() for p in model.parameters())
-    if "vocab" not in vars(config) or {"image", "mels"} & set(vars(config)):   # counted as a row runs on no device
+    if "vocab" not in vars(config) or {"image", "rate"} & set(vars(config)):   # counted as a row runs on no device
         rows = run.train.steps * run.train.batch
         each = (1 + BACKWARD) * flops_of(model, example(model, run.train.context))
         return {"parameters": count, "rows": rows, "flops_per_row": each, "training_flops": each * rows}

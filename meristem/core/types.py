@@ -19,6 +19,11 @@
 | images | uint8 [B, C, H, W], float32 once prepared | pictures; prepared ones lie between -1 and 1 |
 | images, several a row | uint8 [B, P, C, H, W] | P pictures in the order of the row's text, blank where it has fewer |
 | images, of video | uint8 [B, F, C, H, W] | F frames in their order |
+| sound | float32 [B, N] | samples, mean 0 and deviation 1 over what was heard, then silence |
+| mel | float32 [B, M, F] | log-mel frames (codecs/audio.py) |
+| heard | int64 [B] | how many samples of a sound, or frames, are no padding |
+| negatives, clusters | int64 [B, T, K], [B, T] | other hidden places of a sound; what each place should be told to be |
+| series | float32 [B, T] | numbers at equal times, NaN where unknown |
 | masks | bool [B, P, H, W] | where P objects of each picture are visible |
 | points | float32 [B, P, N, 2] | x and y in pixels of the points that prompt for each object |
 | signs | int64 [B, P, N] | what a point says: on the object or not, a corner of its box, nothing (nn.segment) |
@@ -46,6 +51,7 @@ if TYPE_CHECKING:                       # curation reads documents without payin
     from torch import Tensor
 
 Batch = dict[str, "Tensor"]
+DENSE = ("images", "sound", "mel", "series")    # fields of networks whose FLOPs are counted while they run
 
 
 @dataclass(frozen=True)

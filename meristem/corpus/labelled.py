@@ -8,6 +8,7 @@
     {"image": "a.png", "masks": "a.masks.png", "objects": [{"name": "dog", "regions": [1, 4]}]}     # what lies where
     {"images": ["a.png", "b.png"], "input": "Are they equal?", "target": "no"}  # several, and a question about them
     {"image": "a.png", "input": "push the red block", "action": [0.2, -1.0]}    # what a robot did: numbers of -1 .. 1
+    {"audio": "dog.wav", "text": "a dog barks", "label": "dog"}                 # a sound beside the file, what it says
     {"series": [1.0, 2.5, 2.0]}                                                 # numbers at equal times, null: unknown
     {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
     {"messages": [{"role": "user", "content": "Hi"}, ...]}                      # conversations (corpus.dialogues)
@@ -30,10 +31,11 @@ from typing import Any, Protocol
 from meristem.core import files
 from meristem.core.errors import MachineError, RequestError
 from meristem.core.random import seed_of
-from meristem.corpus import dialogues, licence, pictures
+from meristem.corpus import dialogues, licence, pictures, sounds
 from meristem.corpus.store import FIELDS, LEDGER, NOTICE, SPLITS, SUMMARY, Corpus, line
 
 INSIDE = ("split", "file", "files", "map")          # of a row while the corpus is made: its place, the files it names
+INSIDE += ("sound",)
 SHARE = 0.1                             # of the rows for test, and the same for validation
 Row = dict[str, Any]
 
@@ -96,7 +98,7 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
             for split, some in found.items():
                 lines = [line({key: row[key] for key in row if key not in INSIDE}) for row in some]
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-                if any("image" in row or "images" in row for row in some):
+                if any({"image", "images", "audio"} & row.keys() for row in some):
                     pictures.write(folder / f"{split}.tar", _members(some, root))
             (folder / LEDGER).write_text("".join(_ledger(seen, left_out)), encoding="utf-8")
             sizes = {split: _size(some) for split, some in found.items()}
@@ -151,6 +153,7 @@ def _state(path: Path) -> str:
     root, text = (pictures.root_of(path), "" if path.is_dir() else files.digest(path))
     rows = [row for _, row in _rows(path) if isinstance(row, dict)]
     named = [name for row in rows for name in (row.get("image"), row.get("masks"), *listed(row))]
+    named += [row.get("audio") for row in rows]
     found = [(name, (root / name).stat()) for name in named if isinstance(name, str) and (root / name).is_file()]
     return files.digest_bytes(text, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
@@ -160,6 +163,8 @@ def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
     for row in rows:
         for name, file in zip(listed(row), row.get("files", ()), strict=True):
             yield name, pictures.bytes_of({"image": file}, root)
+        if "audio" in row:
+            yield row["audio"], pictures.bytes_of(row, root, "sound")
         if "image" in row:
             yield row["image"], pictures.bytes_of(row, root, "file")
             if "map" in row:
@@ -206,10 +211,13 @@ def _read(path: Path) -> Iterator[Row]:
         kept |= {part: _digest(row, root, place, part) for part in ("image", "masks") if part in row and "image" in row}
         kept |= {"text": row.get("text", _said(row))} if {"image", "images", "action"} & row.keys() else {}
         kept |= _images(row, root, place)
+        kept |= sounds.plain(row)
+        kept |= {"audio": _digest(row, root, place, "audio")} if "audio" in row else {}
         key = files.digest_bytes(json.dumps(kept, sort_keys=True))
         more = {"file": row["image"], "image": key + Path(row["image"]).suffix.lower()} if "image" in row else {}
         more |= {"map": row["masks"], "masks": key + pictures.MASKS} if "masks" in row and "image" in row else {}
         more |= _named(row, key)
+        more |= {"sound": row["audio"], "audio": key + Path(row["audio"]).suffix.lower()} if "audio" in row else {}
         name = place.removeprefix(f"{path.parent}/")
         yield {"id": key, "path": name, "kind": "labelled", "licence": terms, **kept, **more}
 
@@ -249,6 +257,8 @@ def _problem(row: Any) -> str:
     """What is wrong with a row, or ""."""
     if not isinstance(row, dict):
         return "a row is an object with text and label"
+    if sounds.is_one(row):
+        return sounds.trouble(row)
     if {"image", "images", "action"} & row.keys():
         return pictures.trouble(row) or _numbers(row)
     if "input" in row or "target" in row:

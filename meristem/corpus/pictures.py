@@ -19,6 +19,7 @@ from typing import Any
 from meristem.core.errors import MachineError, RequestError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 MASKS = ".masks.png"                    # how the name of a picture's label map ends
 LARGEST = 64 << 20                      # bytes of one picture
 LONGEST = 64 << 10                      # bytes of one caption
@@ -103,9 +104,9 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 def bytes_of(row: Mapping[str, Any], root: Path, key: str = "image") -> bytes:
     """The picture that a row names under `key`, below `root`; ValueError says why there is none."""
-    name = row[key]
-    if not isinstance(name, str) or not name.lower().endswith(EXTENSIONS):
-        raise ValueError(f"{key} is a file name that ends in {', '.join(EXTENSIONS)}")
+    name, endings = row[key], SOUNDS if key in ("audio", "sound") else EXTENSIONS
+    if not isinstance(name, str) or not name.lower().endswith(endings):
+        raise ValueError(f"{key} is a file name that ends in {', '.join(endings)}")
     if not root.is_dir():
         tar = _opened(root, root.stat().st_mtime_ns)
         if name not in tar:

@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 # What a document may have; all but text come from corpus.labelled.
 FIELDS = ("text", "label", "words", "labels", "question", "answer", "input", "target", "shots", "image",
           "images", "action", "state", "return", "masks", "objects", "messages", "tools", "prompt", "completion",
-          "chosen", "rejected")
+          "chosen", "rejected", "audio", "series")
 SUMMARY, LEDGER = "corpus.json", "ledger.jsonl"
 NOTICE = "NOTICE"                       # beside rows: a line that everything made of them must repeat
 

@@ -84,7 +84,7 @@ class Subject:
             raise RequestError(f"{folder} is an adapter on its base; only a model of plain weights can be stretched")
         if stretch:
             loaded, identity = hf.stretched(loaded, *stretch), digest_bytes(identity, *map(str, stretch))
-        codec = loaded.codec or (NoText() if "image" in vars(loaded.config) else None)
+        codec = loaded.codec or (NoText() if "vocab" not in vars(loaded.config) else None)
         if codec is None:
             raise RequestError(f"{loaded.folder} has no tokenizer.json, so no text can be put to it")
         where = adapter or loaded.folder

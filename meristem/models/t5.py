@@ -13,7 +13,7 @@ https://arxiv.org/abs/2002.05202, and a head of its own. Attention is not scaled
 `source_segments` numbers the texts of a packed source and sets padding apart; a token of the decoder sees the source
 places whose number is its own in `segments` (0 where none are given). Train one with `meristem pretrain t5`.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from meristem.core.errors import RequestError
 from meristem.core.names import FieldMap, Kind, NameMap, NameMaps
 from meristem.nn.attention import Attention, Cache, CrossAttention, Reach
+from meristem.nn.cross import LayerCache
 from meristem.nn.linear import Embedding, Linear
 from meristem.nn.mlp import MLP, GatedMLP
 from meristem.nn.norm import RMSNorm
@@ -59,25 +60,6 @@ class Config:
         if self.buckets % 4 or self.furthest <= self.buckets // 2:
             raise ValueError(f"buckets ({self.buckets}) must be a multiple of 4 and furthest ({self.furthest}) more "
                              "than half of them")
-
-
-class LayerCache:
-    """What one decoder layer keeps while generating: its own keys and values, and those of the encoder's output."""
-
-    def __init__(self, own: Cache, keys: tuple[Tensor, Tensor], seen: Bool[Tensor, "B 1 S"]):
-        self.own, self.keys, self.seen = own, keys, seen
-
-    def keep(self, rows: Int[Tensor, "R"]) -> None:
-        """Go on with only these rows."""
-        self.own.keep(rows)
-        self.keys = self.keys[0][rows], self.keys[1][rows]
-        self.seen = self.seen[rows]
-
-    def join(self, others: Sequence["LayerCache"]) -> None:
-        """Append the rows of other caches of the same length, whose sources were padded to one length."""
-        self.own.join([other.own for other in others])
-        k, v, seen = zip(*((*c.keys, c.seen) for c in (self, *others)), strict=True)
-        self.keys, self.seen = (torch.cat(k), torch.cat(v)), torch.cat(seen)
 
 
 class Block(nn.Module):

@@ -20,6 +20,7 @@ from meristem.core import registry
 from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
 from meristem.data.conversations import Reader
+from meristem.data.sounds import Changes, Form
 from meristem.generate.looks import Looks, laid_over
 from meristem.generate.pictures import Painter
 from meristem.nn import moe
@@ -76,6 +77,17 @@ class Objective(nn.Module, abc.ABC):
         if "image_token" not in config:
             raise RequestError("this model reads no pictures among words; take model.name=llava or flamingo")
         return config["image_token"], config["image_tokens"]
+
+    changes = Changes()                 # how sounds are changed for training
+
+    @property
+    def sound(self) -> Form:
+        """The form of the sounds that it is given: what its model's config says."""
+        config: Any = self.model.config
+        if "rate" not in vars(config):
+            raise RequestError("this model hears nothing; take one that does (whisper, wav2vec2), or another "
+                               "data.examples")
+        return Form(config.rate, config.samples, vars(config).get("mels", 0), self.changes)
 
     def prepare(self, batch: Batch) -> Batch:
         """Corrupt, mask or add noise. Runs without gradients, before `weight` is asked."""

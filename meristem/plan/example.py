@@ -36,6 +36,8 @@ def _makers(c: dict[str, Any], context: int) -> dict[str, Callable[[], Tensor]]:
         made["tokens"] = lambda: _numbers(1, min(context, c.get("context") or context))
     if "mels" in c:
         made["source"] = lambda: torch.zeros(1, c["mels"], HALVED * c["places"], device="meta")
+    elif "samples" in c or "horizon" in c:                     # samples of a sound, numbers of a series
+        made["source"] = lambda: torch.zeros(1, c["samples"] if "samples" in c else c["context"], device="meta")
     elif "decoder_layers" in c:
         made["source"] = lambda: _numbers(1, context)
     if c.get("classes"):

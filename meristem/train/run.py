@@ -32,7 +32,7 @@ from meristem.core.mesh import Mesh
 from meristem.core.progress import SILENT, Progress
 from meristem.core.random import seed_of
 from meristem.core.run import Run
-from meristem.core.types import Batch
+from meristem.core.types import DENSE, Batch
 from meristem.corpus.labelled import is_labelled, labelled
 from meristem.corpus.store import Corpus
 from meristem.data.shards import Shards, tokenise
@@ -97,7 +97,7 @@ class Parts:
         first = {key: value[:1] for key, value in self.held_out[0].items()}
         with torch.no_grad(), torch.random.fork_rng():
             given = self.objective.inputs(self.objective.prepare(first))
-            if "images" in first:                              # convolutions and patches: counted while they run
+            if not first.keys().isdisjoint(DENSE):             # convolutions and patches: counted while they run
                 return (1 + BACKWARD) * flops_of(model, given) / context
         length, source, asked = (given[key].shape[1] if key in given else 0 for key in ("tokens", "source", "places"))
         cost = Cost.of(model, length or context, source, asked)
@@ -304,7 +304,7 @@ def assemble(run: Run, progress: Progress = SILENT) -> Parts:
 
 def classes(run: Run, corpus: Corpus) -> dict[str, Any]:
     """The names of a labelled corpus's classes as fields of a model that tells them apart; {} for other runs."""
-    asked = run.model.fields.get("head") in ("sequence", "token", "image") or run.model.fields.get("classes")
+    asked = run.model.fields.get("head") in ("sequence", "token", "image", "audio") or run.model.fields.get("classes")
     names = corpus.summary.get("labels") if asked else None
     return {"labels": names} if names else {}
 
@@ -385,7 +385,8 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
                             seed=parts.run.seed, stop={parts.codec.end})
         return parts.codec.decode([*prompt.tolist(), *made[0].tokens])
 
-    writes = not two_way(parts.objective.model) and "images" not in held_out[0]       # an encoder shows nothing
+    # an encoder shows nothing
+    writes = not two_way(parts.objective.model) and held_out[0].keys().isdisjoint(DENSE)
     together = [*mixed.hooks_of(parts, folder), hooks.every(
                     t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out, processes)),
                 hooks.samples(folder / SAMPLES if processes.world.first else None, t.sample_every if writes else 0,

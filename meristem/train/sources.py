@@ -23,6 +23,8 @@ from meristem.data import (
     pictures,
     preferences,
     questions,
+    series,
+    sounds,
 )
 from meristem.data.conversations import Conversations, Reader
 from meristem.data.loader import Packed, separate, sweep
@@ -62,6 +64,11 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     if run.data.examples == edits.ENTRY:
         side, channels = objective.picture
         return edits.Source.of(corpus, codec, split, side, channels, t.context, (t.batch, seed, t.micro))
+    if run.data.examples == series.ENTRY:
+        told = vars(objective.model.config)
+        return series.Windows.of(corpus, split, told["context"], told["horizon"], (t.batch, seed, t.micro))
+    if run.data.examples == sounds.ENTRY:
+        return sounds.Sounds.of(corpus, codec, split, objective.sound, t.context, (t.batch, seed, t.micro))
     if run.data.examples == SEGMENTS:
         side, channels = objective.picture
         return Segments.of(corpus, split, side, channels, (t.batch, seed, t.micro))
@@ -118,6 +125,8 @@ def held_out_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, objectiv
         return list(sweep(shards.split("validation"), t.context, t.micro or t.batch, VALIDATION_TOKENS))
     source = source_of(run, corpus, codec, shards, "validation", objective, chat)
     if isinstance(source, pictures.Pictures | edits.Source | Segments):
+        return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
+    if isinstance(source, sounds.Sounds | series.Windows):
         return list(source.held_out(t.micro or t.batch, VALIDATION_PICTURES))
     if isinstance(source, encoders.Source):
         return list(encoders.held_out(source, t.micro or t.batch, VALIDATION_TOKENS))

@@ -10,6 +10,17 @@ from meristem.core.config import Part, to_dict
 from meristem.plan.cost import on_meta
 
 COUNTS = [
+    ("whisper", "whisper-tiny", 37_760_640),                   # Whisper table 1: 39M, 74M, 244M, 769M, 1550M
+    ("whisper", "whisper-base", 72_593_920),
+    ("whisper", "whisper-small", 241_734_912),
+    ("whisper", "whisper-medium", 763_857_920),
+    ("whisper", "whisper-large", 1_543_304_960),
+    ("whisper", "whisper-large-v3", 1_543_490_560),
+    ("whisper", "whisper-turbo", 808_878_080),                 # its page: 809M
+    ("wav2vec2", "wav2vec2-base", 95_044_608),                 # wav2vec 2.0 section 4.2: 95M, 317M
+    ("wav2vec2", "wav2vec2-large", 317_380_864),
+    ("wav2vec2", "hubert-base", 94_371_712),                   # HuBERT table 1: 95M, 317M
+    ("wav2vec2", "hubert-large", 315_438_720),
     ("esm", "esm2-8m", 7_512_474),                             # ESM-2 table S1: 8M, 35M, 150M, 650M, 3B, 15B
     ("esm", "esm2-35m", 33_501_394),
     ("esm", "esm2-150m", 148_140_154),

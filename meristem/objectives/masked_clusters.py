@@ -1,0 +1,69 @@
+"""HuBERT: say in which cluster of sounds each hidden stretch belongs.
+
+Hsu et al. 2021, https://arxiv.org/abs/2106.07447, section II: 8 % of the places begin a hidden stretch of ten, and the
+loss is a cross-entropy at the hidden places. HuBERT's first clusters are k-means of cepstra; here they are those of
+BEST-RQ (Chiu et al. 2022, https://arxiv.org/abs/2202.01855, section 3): the nearest of random codewords to a random
+projection of the normalised log-mel frame, which nothing must be fitted for and no resume can change.
+
+    meristem pretrain hubert data.corpus=SOUNDS.jsonl
+"""
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meristem.codecs.audio import Mel, log_mel
+from meristem.core.errors import RequestError
+from meristem.core.types import Batch
+from meristem.objectives.base import Objective
+from meristem.objectives.speech_contrast import stretches
+
+WIDTH, MELS = 16, 40                    # of the projection; bands of the frames
+
+
+class MaskedClusters(Objective):
+    """Summed over hidden places; facts: `accuracy`."""
+
+    def __init__(self, model: nn.Module, begin: float = 0.08, stretch: int = 10, seed: int = 0):
+        super().__init__(model)
+        config: Any = model.config
+        if vars(config).get("head") != "clusters":
+            raise RequestError("objective.name=masked_clusters needs a head over clusters; set model.name=wav2vec2, "
+                               "model.kind=hubert, model.head=clusters")
+        self.begin, self.stretch = begin, stretch
+        rng = torch.Generator().manual_seed(seed)
+        self.register_buffer("project", torch.randn(MELS, WIDTH, generator=rng) / MELS**0.5, persistent=False)
+        words = F.normalize(torch.randn(config.clusters, WIDTH, generator=rng), dim=-1)
+        self.register_buffer("words", words, persistent=False)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """hidden bool [B, T], clusters int64 [B, T], weight [B, T]."""
+        if "sound" not in batch:
+            raise RequestError("masked_clusters needs sounds; set data.examples=sounds")
+        hidden = stretches(self.model.config, batch, self.begin, self.stretch)
+        return {**batch, "hidden": hidden, "clusters": self.clusters(batch["sound"], hidden.shape[1]),
+                "weight": hidden.float()}
+
+    def clusters(self, sound: Float[Tensor, "B N"], length: int) -> Int[Tensor, "B T"]:
+        """The cluster of each place: of the log-mel frame that begins where its samples do."""
+        config: Any = self.model.config
+        hop = 1
+        for stride in config.strides:
+            hop *= stride
+        frames = torch.from_numpy(log_mel(sound.cpu().numpy(), Mel(config.rate, 2 * hop, hop, MELS))).to(sound.device)
+        frames = (frames - frames.mean(-1, keepdim=True)) / (frames.std(-1, keepdim=True) + 1e-3)
+        near = F.normalize(frames.mT @ self.project, dim=-1) @ self.words.T      # type: ignore[operator, union-attr]
+        found = near.argmax(-1)
+        return F.pad(found, (0, max(0, length - found.shape[1])))[:, :length]
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """source [B, N], heard [B], hidden [B, T]."""
+        return {"source": batch["sound"], "heard": batch["heard"], "hidden": batch["hidden"]}
+
+    def score(self, output: Float[Tensor, "B T K"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of clusters -> (summed loss, sum of right first guesses)."""
+        nll = F.cross_entropy(output.float().flatten(0, 1), batch["clusters"].flatten(), reduction="none")
+        right = (output.argmax(-1) == batch["clusters"]).float()
+        return (nll.view_as(right) * batch["weight"]).sum(), {"accuracy": (right * batch["weight"]).sum()}
