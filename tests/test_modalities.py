@@ -103,6 +103,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Moda
     return of
 
 
+@pytest.mark.slow                       # 28 cells in about 20 seconds
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", MODALITIES)
 def test_cell(name: str, stage: str, made: Any, tmp_path: Path) -> None:

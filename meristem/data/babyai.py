@@ -11,7 +11,7 @@ levels are drawn again until their instruction fits the split.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -43,9 +43,9 @@ class Episode:
         except gymnasium.error.Error as error:
             raise RequestError(f"minigrid has no level {level!r} ({error})") from None
         self.env.reset(seed=seed)
-        self.world: Any = self.env.unwrapped
+        self.world = cast(Any, self.env.unwrapped)
         self.instruction, self.limit, self.cell = str(self.world.mission), limit, cell
-        self.success, self.bot, self.last = False, None, None  # type: ignore[var-annotated]
+        self.success, self.bot, self.last = False, cast(Any, None), cast("int | None", None)
 
     def frame(self) -> UInt8[np.ndarray, "3 H W"]:
         """The grid from above."""

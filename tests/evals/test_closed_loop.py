@@ -23,7 +23,8 @@ EDITS = {"train.steps": 2, "train.batch": 4, "train.warmup": 1, "train.dtype": "
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return gridworld.make(tmp_path_factory.mktemp("grid") / "corpus", {"documents": 20})
+    small = {"documents": 20, "size": 3, "things": 2}
+    return gridworld.make(tmp_path_factory.mktemp("grid") / "corpus", small)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_a_policy_writes_numbers_only_and_is_judged(policy: Path, corpus: Corpus
     (action,) = actor(["go to the red circle"], [frame])
     assert action.shape == (3,) and (Bins.of(subject.codec).ids(action) >= 2).all() and (np.abs(action) < 1).all()
     world = corpus.folder.with_name("corpus.rows") / WORLD
-    scores = evaluate(subject, corpus, [f"closed_loop={world}", "action_error"], limit=4)
+    scores = evaluate(subject, corpus, [f"closed_loop={world}", "action_error"], limit=2)
     assert [s.name for s in scores] == ["closed_loop", "closed_loop_seen", "closed_loop_untold", "action_error",
                                         "action_error_elsewhere", "action_bins"]
     error = scores[3]
