@@ -6,11 +6,11 @@
 
 Needs `make bench-peers`, and in .bench/llamacpp/env what its server needs: fastapi uvicorn sse-starlette
 starlette-context pydantic-settings.
-One shape (benchmarks.decode), one tokenizer, bf16, prompts of 64 words, 48 tokens an answer, streamed chats. CLIENTS
-send one request after another; the first round warms up. Per server and number of clients: requests/s, tokens/s, time to
-the first token and between tokens (p50, p99), as a client sees them. llama.cpp's Python server answers one request at a
-time. `prefix`: the first token of prompts that share 1,000 tokens, cold and warm. `adapters`: tokens/s of 256 texts in
-one batch that use 1 to 256 LoRA adapters of rank 8, over the base's own (`Engine` without HTTP). Targets: 3 times
+One shape (benchmarks.decode), one tokenizer, bf16, prompts of 64 words, 48 tokens an answer, streamed chats. Clients
+send one request after another; the first round warms up. Per server and number of clients: requests/s, tokens/s, time
+to the first token and between tokens (p50, p99), as a client sees them. llama.cpp's Python server answers one request
+at a time. `prefix`: the first token of prompts that share 1,000 words, cold and warm. `adapters`: tokens/s of 256 texts
+in one batch that use 1 to 256 LoRA adapters of rank 8, over the base's own (`Engine` without HTTP). Targets: 3 times
 transformers' tokens/s at 32 clients, llama.cpp's at 1; 256 adapters at half of the base's rate.
 """
 import argparse
@@ -46,7 +46,7 @@ class Load:
     seconds: float = 25.0               # of each number of clients
     words: int = 64
     length: int = 48
-    shared: int = 1000                  # tokens that prompts share
+    shared: int = 1000                  # words that prompts share
     adapters: tuple[int, ...] = (0, 1, 16, 64, 256)
     texts: int = 256                    # of the adapters' batch
     width: int = 768
@@ -111,7 +111,8 @@ def serving(kind: str, folder: Path, scratch: Path, more: tuple[str, ...] = ()) 
         subprocess.run([python, "-m", "benchmarks.serving_gguf", str(folder), str(path)], check=True)
         command = [str(PEERS / "llamacpp/env/bin/python"), "-m", "llama_cpp.server", "--model", str(path), "--port",
                    str(port), "--chat_format", "chatml", "--n_ctx", "2048", "--n_threads",
-                   str(len(os.sched_getaffinity(0))), "--host", "127.0.0.1", "--verbose", "False"]
+                   str(len(os.sched_getaffinity(0))), "--host", "127.0.0.1", "--verbose", "False",
+                   "--interrupt_requests", "False"]
     with open(scratch / f"{kind}.log", "wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:

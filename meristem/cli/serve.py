@@ -8,6 +8,7 @@ import typer
 from meristem.cli.common import Answer
 from meristem.core.errors import RequestError
 
+GUESSES = 4                             # tokens guessed ahead when a draft model is named
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,8 +35,10 @@ def serve(
     chunk: Annotated[int, typer.Option(help="Tokens of prompts read between two written ones.", min=1)] = 256,
     memory: Annotated[int, typer.Option(help="MB of keys and values.", min=1)] = 1024,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are answered 429.", min=1)] = 256,
-    ahead: Annotated[int, typer.Option(help="Speculative decoding: look up so many tokens in the text.", min=0,
-                                       max=16)] = 0,
+    ahead: Annotated[int, typer.Option(help="Speculative decoding: guess so many tokens at once, by --draft or by "
+                                            "looking them up in the text.", min=0, max=16)] = 0,
+    draft: Annotated[Path | None, typer.Option(help="A smaller model of the same tokenizer, which guesses "
+                                                    "ahead for the first model.")] = None,
     places: Annotated[int, typer.Option(help="Adapters in memory.", min=1)] = 256,
     exact: Annotated[bool, typer.Option("--exact", help="The trainer's bits in float32, slower.")] = False,
     deadline: Annotated[float, typer.Option(help="Seconds a request may take.", min=1.0)] = 600.0,
@@ -73,17 +76,19 @@ def serve(
         import uvicorn
     except ImportError:
         raise RequestError("a server needs more packages: pip install 'meristem[serve]'") from None
+    from meristem.core import machine
     from meristem.serve.app import application_of
     from meristem.serve.guard import Guard
     from meristem.serve.loading import Options, load_text
     from meristem.serve.pictures import load_pictures
     from meristem.serve.server import Server
     from meristem.serve.settings import Settings
-    settings = Settings(rows, chunk, memory << 20, queue, ahead, exact)
+    machine.share_arenas()
+    settings = Settings(rows, chunk, memory << 20, queue, ahead or (GUESSES if draft else 0), exact)
     texts: dict[str, Any] = {}
     pictures: dict[str, Any] = {}
     for path in models:
-        options = Options(settings, dtype, bits, None if texts else adapters, places)
+        options = Options(settings, dtype, bits, None if texts else adapters, places, None if texts else draft)
         painted = load_pictures(path, options)
         model: Any = painted or load_text(path, options)
         model.name = _free(model.name, {*texts, *pictures})
@@ -94,10 +99,10 @@ def serve(
     server = Server(texts, guard, pictures, deadline, runs, preferences, dev)
     scheme = "https" if tls_key else "http"
     print(f"listening on {scheme}://{host}:{port}; Ctrl-C ends", file=sys.stderr)
-    uvicorn.run(application_of(server), host=host, port=port, log_level="warning", server_header=False,
-                h11_max_incomplete_event_size=16_384, timeout_keep_alive=30, limit_concurrency=4 * queue + rows,
-                ssl_certfile=tls_certificate, ssl_keyfile=tls_key, access_log=False, timeout_graceful_shutdown=10,
-                loop="asyncio", http="h11", ws="none", lifespan="on")
+    uvicorn.run(application_of(server), host=host, port=port, log_level="warning", access_log=False,
+                server_header=False, proxy_headers=False, h11_max_incomplete_event_size=16_384, timeout_keep_alive=30,
+                limit_concurrency=4 * queue + rows, ssl_certfile=tls_certificate, ssl_keyfile=tls_key,
+                timeout_graceful_shutdown=10, loop="asyncio", http="h11", ws="none", lifespan="on")
     return Answer({"models": list(server.models())})
 
 

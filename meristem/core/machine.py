@@ -30,7 +30,7 @@ LARGE = 8192                            # of the matrices that fill a GPU
 SWEEP = 1 << 28                         # bytes read per bandwidth sample: far beyond any last-level cache's share
 WINDOW = 0.4                            # seconds of each rate, its first samples are the warm-up
 FASTEST = 0.1                           # a peak is what the fastest tenth of the samples reach: neighbours only slow
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3                    # glibc malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc malloc.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,14 @@ def tune_allocator() -> bool:
     except (AttributeError, OSError, TypeError):               # macOS, musl, Windows: nothing to tune
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def share_arenas(count: int = 2) -> bool:
+    """Let all threads share a few of glibc's arenas: in a server each would keep what it freed in one of its own."""
+    try:
+        return bool(ctypes.CDLL(None).mallopt(M_ARENA_MAX, count))
+    except (AttributeError, OSError, TypeError):
+        return False
 
 
 def identity() -> dict[str, Any]:

@@ -12,6 +12,7 @@ An adapter's numbers stay where its file is mapped; the least recently used leav
 PEFT's (`adapt.files`), LoRA or rsLoRA: DoRA and other methods change the base's product, so they are served alone
 (`meristem serve ADAPTER`).
 """
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from meristem.nn.decode import Fusible
 from meristem.nn.paged import FEW, ROWS
 
 MOST = 10_000                           # adapters that one folder may hold
+EVERY = 1.0                             # seconds after which an unknown name is looked for again
 
 
 @dataclass
@@ -104,6 +106,7 @@ class Bank:
         self.kept: OrderedDict[str, Adapter] = OrderedDict()   # the least recently used first
         self.known: dict[str, Path] = {}
         self.loads = self.evictions = 0
+        self.looked = 0.0
         self.look()
 
     def look(self) -> list[str]:
@@ -115,12 +118,14 @@ class Bank:
             inner = next((p for p in (path, path / "adapter") if (p / files.CONFIG).is_file()), None)
             if inner is not None and ":" not in path.name:
                 found[path.name] = inner
-        self.known = found
+        self.known, self.looked = found, time.monotonic()
         return list(found)
 
     def knows(self, name: str) -> bool:
-        """Whether there is such an adapter; the folder is looked at again when not."""
-        return name in self.known or name in self.look()
+        """Whether there is such an adapter; the folder is looked at again when not, once a second."""
+        if name not in self.known and time.monotonic() - self.looked > EVERY:
+            self.look()
+        return name in self.known
 
     def hold(self, name: str) -> Adapter | None:
         """The adapter, in memory until `drop`; None while all places are taken by others in use.

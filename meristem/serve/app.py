@@ -7,7 +7,7 @@ GET /health /ready /metrics /v1/models; POST /v1/completions /v1/chat/completion
 bodies are pydantic models (`serve.schema`), from which FastAPI makes the OpenAPI document (shown with --dev).
 """
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from meristem.serve import chat, completions, pictures, responses, runs, vectors
 from meristem.serve.errors import Refused, refusal
 from meristem.serve.hear import Gone, begun, unless_gone
 from meristem.serve.schema import Chat, Classify, Completion, Embedding, Score
-from meristem.serve.server import Server
+from meristem.serve.server import SHOWN, Server
 from meristem.serve.stream import response_class
 
 PART = 16 << 20                         # bytes of a file in a form
@@ -121,8 +121,8 @@ def _add_state(app: Any, server: Server) -> None:
         """One of them."""
         known = server.names()
         if name not in known:
-            raise Refused(404, f"there is no model {name[:200]!r}; {nearest(name[:200], known)}", "model_not_found",
-                          "model")
+            raise Refused(404, f"there is no model {name[:200]!r}; {nearest(name[:200], list(known)[:SHOWN])}",
+                          "model_not_found", "model")
         return card(name, known[name])
 
 
@@ -135,7 +135,7 @@ async def answered(request: Any, work: Awaitable[dict[str, Any]]) -> Any:
         return Response(status_code=GONE)
 
 
-async def streamed(pieces: AsyncIterator[str]) -> Any:
+async def streamed(pieces: AsyncGenerator[str, None]) -> Any:
     """The answer as events."""
     return response_class()(await begun(pieces))
 

@@ -7,7 +7,7 @@ text (`generate.agents.policy.calls`), so an answer that begins like a call is o
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from meristem.generate.agents.policy import CLOSE, OPEN, read
@@ -107,7 +107,7 @@ class Work:
                     "finish_reason": one.reason(reasons[i])} for i, one in enumerate(said)]
         return {**self._root("chat.completion"), "choices": choices, "usage": self.usage.tree()}
 
-    async def stream(self) -> AsyncIterator[str]:
+    async def stream(self) -> AsyncGenerator[str, None]:
         """The answer as events."""
         job, root = await self.job(), self._root("chat.completion.chunk")
         said, begun = [Said(self.tools) for _ in range(self.copies)], set[int]()

@@ -3,8 +3,9 @@
 https://platform.openai.com/docs/api-reference/completions. With `echo` and `logprobs` the prompt's own
 log-probabilities come from the trainer's forward; lm-evaluation-harness reads them.
 """
+import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,18 +37,21 @@ class Work:
         self.model, self.adapter = server.text(request, body.model)
         self.name = request.state.facts["model"]
         self.id, self.created = f"cmpl-{secrets.token_hex(12)}", now()
-        self.ids, self.texts = prompts_of(self.model, body)
+        self.ids: list[list[int]] = []
+        self.texts: list[str] = []
         self.copies, self.length = body.n or 1, length_of(body)
         if body.best_of and body.best_of != self.copies:
             raise RequestError("best_of other than n is not offered: ask for n and choose")
         if not self.length and not body.echo:
             raise RequestError("max_tokens 0 writes nothing; ask for echo, or for at least 1 token")
-        self.usage = Usage(sum(map(len, self.ids)))
+        self.usage = Usage(0)
         self.echoed: list[Scored] = []
 
     async def jobs(self) -> list[Ask]:
         """One a prompt; none where nothing is to be written."""
         body = self.body
+        self.ids, self.texts = await asyncio.to_thread(prompts_of, self.model, body)
+        self.usage.prompt = sum(map(len, self.ids))
         if body.echo and body.logprobs is not None:
             for row in self.ids:
                 work = partial(scored, ids=row, top=body.logprobs)
@@ -62,7 +66,8 @@ class Work:
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
-        jobs, count = await self.jobs(), len(self.ids) * self.copies
+        jobs = await self.jobs()
+        count = len(self.ids) * self.copies
         texts, tokens, reasons = [""] * count, [list[Any]() for _ in range(count)], ["length"] * count
         async for which, event in events(self.model.engine, jobs):
             self.usage.hear(self.server, jobs[which], event)
@@ -77,7 +82,7 @@ class Work:
                 "choices": [self._choice(at, texts[at], tokens[at], reasons[at]) for at in range(count)],
                 "usage": self.usage.tree()}
 
-    async def stream(self) -> AsyncIterator[str]:
+    async def stream(self) -> AsyncGenerator[str, None]:
         """The answer as events."""
         jobs, begun = await self.jobs(), set[int]()
         root = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.name,

@@ -11,14 +11,13 @@ began last makes room and is read again later. The forward is the trainer's own 
 and stop texts are those of `generate`, so a request gives the tokens that `generate` gives with the same seed, whatever
 else is in the batch: tests/serve/test_engine.py.
 
-`ahead` > 0 guesses that a text goes on as it did before (`speculative.look_up`) and checks several guesses in one pass.
-A guess is kept where it is the token that would have been drawn anyway: it changes the speed, never the text.
+`ahead` > 0 checks several guesses in one pass (`serve.guessing`): they change the speed, never the text.
 """
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,13 @@ from meristem.codecs.base import Codec
 from meristem.core import machine
 from meristem.core.errors import MachineError, MeristemError, RequestError
 from meristem.generate.base import evaluating, groups
-from meristem.generate.speculative import look_up
 from meristem.nn.attention import CHUNK
 from meristem.nn.decode import decoding
 from meristem.nn.paged import PAGE, ROWS, Store, pageable, shapes_of
 from meristem.serve.adapters import Bank
 from meristem.serve.choosing import chosen
 from meristem.serve.fair import Fair, Full
+from meristem.serve.guessing import Draft, Guesser, Lookup
 from meristem.serve.jobs import Ask, Call, Done, Failed, Job, Piece, Row, Token
 from meristem.serve.pages import Pages, digest
 from meristem.serve.settings import PATIENCE, Busy, Counts, Late, Settings, TooLong
@@ -47,7 +46,7 @@ class Engine:
     """The loop around one decoder; `bank` holds its adapters."""
 
     def __init__(self, module: nn.Module, codec: Codec | None, settings: Settings | None = None,
-                 bank: Bank | None = None):
+                 bank: Bank | None = None, draft: nn.Module | None = None):
         self.module, self.codec, self.settings, self.bank = module, codec, settings or Settings(), bank
         config = vars(vars(module).get("config") or Counts())  # a painter has none
         self.vocab, self.context = config.get("vocab", 0), config.get("context", 0)
@@ -57,6 +56,9 @@ class Engine:
         most = 1 + (self.settings.rows + 1) * -(-self.context // PAGE)         # more can never be used
         count = min(most, max(2 + -(-self.context // PAGE), self.settings.memory // max(1, page)))
         self.pages, self.store = Pages(count), Store(count, shapes, dtype, native=not self.settings.exact)
+        self.draft = draft
+        self.guesser: Guesser = Lookup() if draft is None else Draft(draft, count, self.vocab, not self.settings.exact)
+        self.least = ROWS if self.settings.exact else 1        # rows of a product
         self.waiting: Fair[Job] = Fair(self.settings.queue)
         self.parked: deque[Row] = deque()                      # begun, or copies of one that began
         self.rows: list[Row] = []                              # in the order in which they began
@@ -123,7 +125,11 @@ class Engine:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Evaluation mode and the native kernel, for `step` outside the loop (tests)."""
-        with evaluating(self.module), nullcontext() if self.settings.exact else decoding(self.module):
+        with ExitStack() as stack:
+            for module in (self.module, *([self.draft] if self.draft else [])):
+                stack.enter_context(evaluating(module))
+                if not self.settings.exact:
+                    stack.enter_context(decoding(module))
             yield
 
     def step(self) -> bool:
@@ -297,20 +303,22 @@ class Engine:
 
     def _write(self, rows: Sequence[Row]) -> list[tuple[Row, Tensor]]:
         """One pass over the last token of each row and what is guessed to follow it; the logits of all these."""
-        spans = []
+        asked = list[tuple[Row, int]]()
         for row in rows:
             if row not in self.rows:
                 continue                                       # it made room for another
-            count = min(self.settings.ahead, row.sampling.length - row.written - 1,
-                        (row.read // CHUNK + 1) * CHUNK - len(row.tokens)) if self.settings.ahead else 0
-            guess = look_up(row.tokens, count) if count > 0 else []
-            if not self._room(row, len(row.tokens) + len(guess)):
-                continue
-            self.counts.guessed += len(guess)
-            spans.append((row, guess))
-        spans = [(row, guess) for row, guess in spans if row in self.rows]
-        if not spans:
+            count = max(0, min(self.settings.ahead, row.sampling.length - row.written - 1,
+                               (row.read // CHUNK + 1) * CHUNK - len(row.tokens)))
+            if self._room(row, len(row.tokens) + count):
+                asked.append((row, count))
+        asked = [(row, count) for row, count in asked if row in self.rows]
+        if not asked:
             return []
+        guesses: list[list[int]] = [[] for _ in asked]
+        if self.settings.ahead:
+            guesses = self.guesser.guess([row for row, _ in asked], [count for _, count in asked])
+            self.counts.guessed += sum(map(len, guesses))
+        spans = [(row, guess) for (row, _), guess in zip(asked, guesses, strict=True)]
         features = self._features([(row, row.read, row.read + 1 + len(guess)) for row, guess in spans],
                                   [guess for _, guess in spans])
         lengths = [1 + len(guess) for _, guess in spans]
@@ -326,10 +334,10 @@ class Engine:
     def _features(self, spans: Sequence[tuple[Row, int, int]], guesses: Sequence[Sequence[int]] = ()) -> Tensor:
         """Features [B', T, D] of places start to stop of each row; B' >= B, and what is short repeats its last place.
 
-        Rows are repeated until ROWS places are computed together (`nn.paged`).
+        For the trainer's bits rows are repeated until ROWS places are computed together (`nn.paged`).
         """
         longest = max(stop - start for _, start, stop in spans)
-        count = max(len(spans), -(-ROWS // longest))
+        count = max(len(spans), -(-self.least // longest))
         places = np.empty((count, longest), dtype=np.int64)
         tokens = np.empty_like(places)
         for i in range(count):
@@ -344,17 +352,19 @@ class Engine:
             pages = spans[min(i, len(spans) - 1)][0].pages
             table[i, :len(pages)] = pages
         slots = [spans[min(i, len(spans) - 1)][0].adapter for i in range(count)]
-        cache = self.store.view(torch.from_numpy(table))
+        given = [torch.from_numpy(one) for one in (tokens, places, table)]
+        if self.settings.ahead and not guesses:
+            self.guesser.read(*given)
         with self.bank.using(slots) if self.bank else nullcontext():
-            found: Tensor = self.module.features(torch.from_numpy(tokens), positions=torch.from_numpy(places),   # type: ignore[operator]
-                                                 cache=cache)
+            found: Tensor = self.module.features(given[0], positions=given[1],         # type: ignore[operator]
+                                                 cache=self.store.view(given[2]))
         return found
 
     def _head(self, features: Tensor) -> Tensor:
         """fp32 logits [N, V] of features [N, D]."""
         count = len(features)
-        if count < ROWS:
-            features = torch.cat([features, features[-1:].expand(ROWS - count, -1)])
+        if count < self.least:
+            features = torch.cat([features, features[-1:].expand(self.least - count, -1)])
         return self.module.head(features)[:count].float()      # type: ignore[operator]
 
     def _name(self, row: Row) -> None:

@@ -6,8 +6,8 @@
 When the one who listens goes away (the generator is closed or cancelled), the engine drops the jobs that are not done.
 """
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from meristem.serve.engine import Engine
@@ -80,7 +80,7 @@ async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Awaitable[T])
                     await one
 
 
-async def begun(stream: AsyncIterator[str]) -> AsyncIterator[str]:
+async def begun(stream: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     """The same stream after its first piece is there, so that what fails before it has a status of its own."""
     try:
         first = await anext(stream)
@@ -88,7 +88,8 @@ async def begun(stream: AsyncIterator[str]) -> AsyncIterator[str]:
         raise Refused(500, "there was nothing to stream", "internal_error") from None
 
     async def whole() -> AsyncIterator[str]:
-        yield first
-        async for piece in stream:
-            yield piece
+        async with aclosing(stream):
+            yield first
+            async for piece in stream:
+                yield piece
     return whole()

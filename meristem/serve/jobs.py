@@ -4,6 +4,7 @@ The side that asks gives a `Job` a function `tell`, which hears `Piece`s, then o
 on the engine's thread and must return at once.
 """
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -131,7 +132,7 @@ class Row:
     def take(self, last: bool) -> list[Token]:
         """The tokens of the text shown so far that were not told yet; at the end all that make the text."""
         stream = self.stream
-        upto = stream.kept if last else sum(begin < stream.shown for begin in stream.begins)
+        upto = stream.kept if last else bisect_left(stream.begins, stream.shown)        # they only grow
         some, self.pending = self.pending[:upto - self.told], self.pending[upto - self.told:]
         self.told = max(self.told, upto)
         return some

@@ -17,6 +17,7 @@ from meristem.codecs.chat import FILE, Chat
 from meristem.core.errors import RequestError
 from meristem.core.files import MANIFEST, read_json, verify
 from meristem.generate.encode import Pooling
+from meristem.hub import hf
 from meristem.hub.cache import adapter_of
 from meristem.nn.attention import two_way
 from meristem.nn.linear import compute_in
@@ -41,6 +42,7 @@ class Options:
     bits: int = 0                       # 8 or 4: weights are quantised when they are loaded
     adapters: Path | None = None
     places: int = 256                   # adapters in memory
+    draft: Path | None = None           # a smaller model of the same tokenizer, for `settings.ahead`
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,16 @@ def load_text(path: Path, options: Options, name: str = "") -> TextModel:
     bank = None
     if options.adapters:
         bank = Bank(module, loaded.family, checkpoint, options.adapters, options.places, not options.settings.exact)
-    engine = Engine(module, loaded.codec, options.settings, bank)
+    draft = _draft(options.draft, loaded.codec) if options.draft else None
+    engine = Engine(module, loaded.codec, options.settings, bank, draft)
     return TextModel(name or identity.run, engine, loaded.codec, identity, loaded.folder, loaded.chat, loaded.ends,
                      bank, int(loaded.folder.stat().st_mtime), Pooling.read(loaded.folder))
+
+
+def _draft(path: Path, codec: Codec) -> Any:
+    """The network of a draft; RequestError where its tokenizer is another."""
+    found = hf.load(path)
+    checked(found.folder)
+    if found.codec is None or found.codec.hash != codec.hash:
+        raise RequestError(f"{found.folder} has another tokenizer than the model, so it cannot guess for it")
+    return found.module

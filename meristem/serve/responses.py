@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/responses. The request becomes a 
 nothing is stored, so `previous_response_id` is refused: send the whole conversation.
 """
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -141,7 +141,7 @@ class Work:
         choice = made["choices"][0]
         return self._response(self._items(choice["message"]), choice["finish_reason"])
 
-    async def stream(self) -> AsyncIterator[str]:
+    async def stream(self) -> AsyncGenerator[str, None]:
         """The response as events, numbered."""
         inner, said, reason = self.inner, chat.Said(self.inner.tools), "length"
         job, item, begun = await inner.job(), f"msg_{secrets.token_hex(12)}", False

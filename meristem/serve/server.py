@@ -11,6 +11,8 @@ from meristem.serve.loading import TextModel
 from meristem.serve.metrics import Metrics
 from meristem.serve.texts import Grammars
 
+SHOWN = 200                             # names among which the nearest one is looked for
+
 
 @dataclass
 class Server:
@@ -69,7 +71,7 @@ class Server:
             raise Refused(400, f"{base} is no model of text; it can: {', '.join(self.pictures[base].can)}",
                           "invalid_value", "model")
         if model is None or (adapter and (model.bank is None or not model.bank.knows(adapter))):
-            raise Refused(404, f"there is no model {name[:200]!r}; {nearest(name[:200], self.names())}",
+            raise Refused(404, f"there is no model {name[:200]!r}; {nearest(name[:200], list(self.names())[:SHOWN])}",
                           "model_not_found", "model")
         self.identify(request, model, adapter)
         return model, adapter

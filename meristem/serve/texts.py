@@ -28,6 +28,7 @@ from meristem.serve.settings import TooLong
 COMPLETION = 16                         # tokens of a completion that says no length, as OpenAI has it
 PATIENCE = 5.0                          # seconds that compiling a grammar may take
 COMPILING = 8                           # grammars that may wait for it
+LETTERS = 1024                          # characters that a token has at most
 KEPT = 64                               # compiled grammars
 LIMITS = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000,
           "max_lexer_states": 50_000, "max_grammar_size": 100_000}      # of llguidance: seconds and megabytes
@@ -96,6 +97,7 @@ def prompts_of(model: TextModel, body: Completion) -> tuple[list[list[int]], lis
     ids, texts = [], []
     for one in several:
         if isinstance(one, str):
+            short_enough(model, one)
             if body.suffix is None:
                 row = np.concatenate([[begin(model.codec)], model.codec.encode(one)])
             else:
@@ -108,6 +110,13 @@ def prompts_of(model: TextModel, body: Completion) -> tuple[list[list[int]], lis
             ids.append(list(one))
             texts.append(model.codec.decode(one))
     return ids, texts
+
+
+def short_enough(model: TextModel, text: str) -> None:
+    """`TooLong` for a text that no tokens could make fit, before anybody spends time on tokenising it."""
+    if len(text) > LETTERS * model.engine.context:
+        raise TooLong(f"the text has {len(text):,} characters, which cannot fit the model's context of "
+                      f"{model.engine.context} tokens; shorten it")
 
 
 def check_ids(model: TextModel, ids: Sequence[int]) -> None:
@@ -163,6 +172,7 @@ def rendered(model: TextModel, body: Chat) -> list[int]:
     if model.template is None:
         raise Refused(400, f"{model.name} has no chat template: it completes text and does not converse; "
                       "use /v1/completions", "no_chat_template", "model")
+    short_enough(model, "".join(m.content for m in body.messages if isinstance(m.content, str)))
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if body.tool_choice != "none" else []
     ids, _ = model.template.encode([plain(message) for message in body.messages], tools=tools, generation_prompt=True)
     return [int(i) for i in ids]

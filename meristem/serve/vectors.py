@@ -2,6 +2,7 @@
 
 Scores are log-probabilities of the trainer's forward. Embeddings follow the folder's pooling (`generate.encode`).
 """
+import asyncio
 from functools import partial
 from math import log
 from typing import Any
@@ -16,7 +17,7 @@ from meristem.serve.loading import TextModel
 from meristem.serve.schema import Classify, Embedding, Score
 from meristem.serve.server import Server
 from meristem.serve.settings import TooLong
-from meristem.serve.texts import check_ids, packed, scored, spelled
+from meristem.serve.texts import check_ids, packed, scored, short_enough, spelled
 
 
 async def embeddings(server: Server, request: Any, body: Embedding) -> dict[str, Any]:
@@ -28,7 +29,7 @@ async def embeddings(server: Server, request: Any, body: Embedding) -> dict[str,
         if not isinstance(one, str):
             check_ids(model, one)
     texts = [one if isinstance(one, str) else model.codec.decode(one) for one in several]
-    read = sum(map(len, model.codec.encode_batch(texts)))
+    read = await counted(model, texts)
     work = partial(encode.embed, codec=model.codec, texts=texts, pooling=model.pooling)
     vectors = (await call(model.engine, work, request.state.client, cost=read, adapter=adapter,
                           deadline=server.until())).numpy()
@@ -50,7 +51,8 @@ async def score(server: Server, request: Any, body: Score) -> dict[str, Any]:
     encode.one_way(model.module)
     texts, out, read = [body.input] if isinstance(body.input, str) else body.input, [], 0
     for i, text in enumerate(texts):
-        ids = [begin(model.codec), *model.codec.encode(text).tolist()]
+        short_enough(model, text)
+        ids = [begin(model.codec), *(await asyncio.to_thread(model.codec.encode, text)).tolist()]
         if len(ids) > model.engine.context + 1:
             raise TooLong(f"the text has {len(ids) - 1} tokens, the model's context is {model.engine.context}; score "
                           "it in pieces")
@@ -70,7 +72,7 @@ async def classify(server: Server, request: Any, body: Classify) -> dict[str, An
     """The probability of each class of each text, for models with a head of classes."""
     model, adapter = server.text(request, body.model)
     texts = [body.input] if isinstance(body.input, str) else body.input
-    read = sum(map(len, model.codec.encode_batch(texts)))
+    read = await counted(model, texts)
     work = partial(encode.classify, codec=model.codec, texts=texts)
     shares = await call(model.engine, work, request.state.client, cost=read, adapter=adapter, deadline=server.until())
     server.spent(request, read, 0)
@@ -79,6 +81,13 @@ async def classify(server: Server, request: Any, body: Classify) -> dict[str, An
             "data": [{"index": i, "label": max(row, key=lambda name: row[name]), "probs": row}
                      for i, row in enumerate(rows)],
             "usage": {"prompt_tokens": read, "total_tokens": read}}
+
+
+async def counted(model: TextModel, texts: list[str]) -> int:
+    """How many tokens some texts have; `TooLong` for one that cannot fit."""
+    for text in texts:
+        short_enough(model, text)
+    return sum(map(len, await asyncio.to_thread(model.codec.encode_batch, texts)))
 
 
 def labels_of(model: TextModel) -> list[str]:

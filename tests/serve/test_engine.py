@@ -19,9 +19,9 @@ from tests.generate import small
 CODEC = Char("".join(chr(33 + i) for i in range(small.VOCAB - 1)))
 
 
-def engine(**more: Any) -> Engine:
+def engine(draft: Any = None, **more: Any) -> Engine:
     """Around the small model; torch's products, so that the tests' bits are those of `generate` without a kernel."""
-    return Engine(small.model(context=256), CODEC, Settings(exact=True, **more))
+    return Engine(small.model(context=256), CODEC, Settings(exact=True, **more), None, draft)
 
 
 def drain(made: Engine, limit: int = 2000) -> None:
@@ -50,11 +50,15 @@ def ask(prompt: Sequence[int] | np.ndarray, sampling: Sampling, **more: Any) -> 
     return Ask(prompt=list(prompt), sampling=sampling, tell=heard.append, ends=frozenset({0}), **more), heard
 
 
-@pytest.mark.parametrize("ahead", [0, 3])
+@pytest.mark.parametrize("ahead", [0, 3, -3])
 def test_each_of_many_texts_is_what_it_is_alone(ahead: int) -> None:
-    """Different settings, lengths and copies; so few pages that texts have to make room for each other."""
+    """Different settings, lengths, copies; so few pages that texts make room for each other; guesses (< 0: a draft's).
+
+    The draft is the model itself a little moved, so that some of its guesses are right.
+    """
     model, prompts, rng = small.model(context=256), small.prompts(9, longest=70), random.Random(ahead)
-    made, asked = engine(rows=6, chunk=48, memory=1, ahead=ahead), []
+    draft = small.model(move=0.29, context=256) if ahead < 0 else None
+    made, asked = engine(draft, rows=6, chunk=48, memory=1, ahead=abs(ahead)), []
     for i, prompt in enumerate(prompts):
         sampling = Sampling(length=rng.randint(20, 60), temperature=rng.choice([0.0, 0.7, 1.3]), seed=i,
                             top_p=rng.choice([1.0, 0.9]), top_k=rng.choice([0, 5]),

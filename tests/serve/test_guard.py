@@ -175,8 +175,11 @@ def test_pictures_come_as_data_and_are_never_fetched() -> None:
 
 
 def test_the_log_says_who_and_what_and_nothing_that_was_said(ask: Any, audit: Path) -> None:
+    seen = audit.read_text().count("\n")
     ask("POST", "/v1/completions", key=GOOD, json={"prompt": "mysecret", "max_tokens": 3})
-    text = audit.read_text()
+    until = time.monotonic() + 10
+    while (text := audit.read_text()).count("\n") <= seen:     # it is written when the answer is sent
+        assert time.monotonic() < until
     line = json.loads(text.splitlines()[-1])
     assert line["client"] == "good" and line["written"] >= 1 and line["model"] == "tiny" and line["status"] == 200
     assert "mysecret" not in text and GOOD not in text

@@ -97,7 +97,8 @@ def test_tools_are_called_as_their_schema_says(client: openai.OpenAI) -> None:
     call = made.message.tool_calls[0]
     assert made.finish_reason == "tool_calls" and call.function.name == "weather"
     assert json.loads(call.function.arguments)["n"] in (1, 2)
-    with client.chat.completions.stream(**asked, tool_choice={"type": "function", "function": {"name": "weather"}}) as s:
+    one: Any = {"type": "function", "function": {"name": "weather"}}
+    with client.chat.completions.stream(**asked, tool_choice=one) as s:
         streamed = s.get_final_completion().choices[0].message.tool_calls[0].function
     assert json.loads(streamed.arguments) == json.loads(call.function.arguments)
     again = [*HELLO, {"role": "assistant", "tool_calls": [call.model_dump()]},
