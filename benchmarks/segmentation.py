@@ -1,6 +1,6 @@
-"""Rows A23, B14, B22: masks for clicks and boxes on shapes never seen, detection with names, shadows.
+"""Rows A23, B14: masks for clicks and boxes on shapes never seen, detection with names.
 
-    python -m benchmarks.segmentation --out runs/segmentation [--steps 4000] [--tiny]
+    python -m benchmarks.segmentation [train.steps=3000] --out runs/segmentation [--tiny]
 
 Recipe sam on `toy:objects`, whose test split shows six shapes that training does not; then tasks masks and detection.
 Who names what is found is recipe resnet, trained on squares around things of other scenes, with the shapes of both
