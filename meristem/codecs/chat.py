@@ -59,7 +59,7 @@ CHATML = """{%- if tools %}
             {{- message['content'] + '<|im_end|>' }}
         {%- else %}
             {%- for part in message['content'] %}
-                {{- part['text'] if part['type'] == 'text' else '<|image|>' }}
+                {{- part if part is string else part['text'] if part['type'] == 'text' else '<|image|>' }}
             {%- endfor %}
             {{- '<|im_end|>' }}
         {%- endif %}
