@@ -16,9 +16,8 @@ def is_here(folder: Path) -> bool:
 
 def load(folder: Path) -> Codec:
     """The codec saved in `folder` (tokenizer.json and tokenizer_config.json); RequestError when there is none."""
-    if protein.is_list(Path(folder)):
-        return protein.load(folder)
-    model = read_tokenizer(folder)["model"]
-    if protein.is_one(model):
-        return protein.load(folder)
-    return KINDS.get(model.get("type"), bpe).load(folder)
+    entry: ModuleType = protein
+    if not protein.is_list(Path(folder)):
+        model = read_tokenizer(folder)["model"]
+        entry = protein if protein.is_one(model) else KINDS.get(model.get("type"), bpe)
+    return entry.load(folder)

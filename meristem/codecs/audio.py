@@ -14,6 +14,7 @@ import io
 import math
 import wave
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -23,7 +24,8 @@ from meristem.core.errors import RequestError
 SAMPLES = 1 << 26                       # of all channels: 35 minutes of 32 kHz; 256 MB as float32
 RATES = (1_000, 384_000)                # samples a second that a file may claim
 CROSSINGS = 24                          # zeros of the resampling filter's sinc on each side
-WIDTHS = {1: (np.uint8, 128.0), 2: (np.dtype("<i2"), 32768.0), 4: (np.dtype("<i4"), 2147483648.0)}
+WIDTHS: dict[int, tuple[np.dtype[Any], float]] = {          # bytes of a sample: type, and what stands for 1
+    1: (np.dtype("u1"), 128.0), 2: (np.dtype("<i2"), 32768.0), 4: (np.dtype("<i4"), 2147483648.0)}
 
 
 @dataclass(frozen=True)

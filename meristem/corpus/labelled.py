@@ -34,8 +34,7 @@ from meristem.core.random import seed_of
 from meristem.corpus import dialogues, licence, pictures, sounds
 from meristem.corpus.store import FIELDS, LEDGER, NOTICE, SPLITS, SUMMARY, Corpus, line
 
-INSIDE = ("split", "file", "files", "map")          # of a row while the corpus is made: its place, the files it names
-INSIDE += ("sound",)
+INSIDE = ("split", "file", "files", "map", "sound")     # of a row while the corpus is made: its place, its files
 SHARE = 0.1                             # of the rows for test, and the same for validation
 Row = dict[str, Any]
 

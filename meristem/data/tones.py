@@ -44,7 +44,7 @@ class Tones:
         rng = np.random.default_rng(seed_of("tones", self.seed, split, number))
         voice = int(rng.integers(self.voices)) + (0.5 if split == "test" else 0.0)
         base = 120.0 * 2 ** (voice / (2 * self.voices))
-        said = ["".join([list(COLOURS)[rng.integers(3)], list(PITCHES)[rng.integers(4)]])
+        said = [(list(COLOURS)[rng.integers(3)], list(PITCHES)[rng.integers(4)])
                 for _ in range(int(rng.integers(1, self.syllables + 1)))]
         parts = [np.zeros(int(RATE * rng.uniform(0.01, 0.04)))]
         for colour, pitch in said:
@@ -54,7 +54,7 @@ class Tones:
             rise = np.minimum(1, np.minimum(at, at[::-1]) / 0.02)
             parts += [tone * rise / np.abs(tone).max(), np.zeros(int(RATE * 0.03))]
         x = np.concatenate(parts)
-        return (0.4 * x + 0.01 * rng.standard_normal(len(x))).astype(np.float32), " ".join(said)
+        return (0.4 * x + 0.01 * rng.standard_normal(len(x))).astype(np.float32), " ".join(map("".join, said))
 
 
 def make(out: Path, fields: Mapping[str, Any]) -> Corpus:

@@ -38,7 +38,8 @@ class Waves:
         """The numbers of one series."""
         rng = np.random.default_rng(seed_of("waves", self.seed, split, number))
         at, period = np.arange(self.length), rng.integers(8, 25)
-        wave = sum(rng.normal() / k * np.cos(2 * np.pi * k * at / period + rng.uniform(0, 6.3)) for k in (1, 2, 3))
+        wave = np.sum([rng.normal() / k * np.cos(2 * np.pi * k * at / period + rng.uniform(0, 6.3))
+                       for k in (1, 2, 3)], axis=0)
         wave = wave / wave.std()
         drawn, noise = rng.standard_normal(self.length), np.zeros(self.length)
         for n in range(1, self.length):

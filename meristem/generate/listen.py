@@ -104,7 +104,7 @@ class Times:
 
 def prompt(config: Any, codec: Codec, times: bool = False, language: str = "") -> list[int]:
     """The tokens before a text: Whisper's marks where the tokenizer has them, else the model's start token."""
-    special = codec.special if isinstance(codec, Fast) else {}
+    special: dict[str, int] = codec.special if isinstance(codec, Fast) else {}
     if BEGIN not in special:
         return [config.start]
     spoken = [special[f"<|{language}|>"]] if f"<|{language}|>" in special else []
@@ -152,7 +152,7 @@ def segments(module: nn.Module, codec: Codec, sound: Float32[np.ndarray, "N"], *
 
 def times_of(codec: Codec) -> dict[int, float]:
     """Token -> seconds, of a tokenizer with times."""
-    special = codec.special if isinstance(codec, Fast) else {}
+    special: dict[str, int] = codec.special if isinstance(codec, Fast) else {}
     found = {id: float(match[1]) for text, id in special.items() if (match := TIME.fullmatch(text))}
     if not found:
         raise RequestError("this tokenizer has no times (<|0.00|> and on); transcribe without them")

@@ -31,7 +31,7 @@ def marks(levels: int, codes: int) -> list[str]:
 
 def ids_of(codec: Codec, levels: int, codes: int) -> Int[Tensor, "L C"]:
     """The token of every codeword; RequestError for a tokenizer without them."""
-    special = codec.special if isinstance(codec, Fast) else {}
+    special: dict[str, int] = codec.special if isinstance(codec, Fast) else {}
     missing = [mark for mark in marks(levels, codes) if mark not in special]
     if missing:
         raise RequestError(f"the tokenizer has no token {missing[0]} (of {levels} levels of {codes}); fit one with "

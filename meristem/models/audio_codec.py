@@ -76,10 +76,10 @@ class Quantiser(nn.Module):
 
     def __init__(self, c: Config):
         super().__init__()
-        self.register_buffer("words", torch.randn(c.levels, c.codes, c.latent) * 0.3)
+        words = torch.randn(c.levels, c.codes, c.latent) * 0.3
+        self.register_buffer("words", words)
         self.register_buffer("uses", torch.ones(c.levels, c.codes))
-        self.register_buffer("sums", torch.zeros(c.levels, c.codes, c.latent))
-        self.sums.copy_(self.words)                            # type: ignore[operator]
+        self.register_buffer("sums", words.clone())
 
     def forward(self, x: Float[Tensor, "*B E"], learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of the chosen codewords, the ids [..., levels], and the summed squared distance of each vector."""

@@ -54,7 +54,7 @@ class MaskedClusters(Objective):
             hop *= stride
         frames = torch.from_numpy(log_mel(sound.cpu().numpy(), Mel(config.rate, 2 * hop, hop, MELS))).to(sound.device)
         frames = (frames - frames.mean(-1, keepdim=True)) / (frames.std(-1, keepdim=True) + 1e-3)
-        near = F.normalize(frames.mT @ self.project, dim=-1) @ self.words.T      # type: ignore[operator, union-attr]
+        near = F.normalize(frames.mT @ self.project, dim=-1) @ self.words.T      # type: ignore[operator]
         found = near.argmax(-1)
         return F.pad(found, (0, max(0, length - found.shape[1])))[:, :length]
 
