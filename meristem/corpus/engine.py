@@ -1,14 +1,15 @@
 """Where a curation's work is done: `run(function, batches)` gives the results in order, here or elsewhere.
 
 The function is pure and its batches carry everything, so any engine gives the same corpus. "" is ours: this process, or
-`workers` of them. "daft" hands packed batches (corpus/wire.py) to Daft's embedded runner, "ray" to tasks of a Ray
-started here, "ray://HOST:PORT" to those of a cluster (extra `cluster`). A worker that is killed costs its batches' time
-and nothing else: they are done again.
+`workers` of them. "daft" hands packed batches (corpus/wire.py) to Daft's embedded runner (on Ray where DAFT_RUNNER=ray
+says so), "ray" to tasks of a Ray started here, "ray://HOST:PORT" to those of a cluster (extra `cluster`). A worker that
+is killed costs its batches' time and nothing else: they are done again.
 
     for result in run(len, [["a"], ["b", "c"]], workers=2): ...
 """
 import itertools
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +24,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 AHEAD = 2                               # batches in flight a worker: what memory they may take
 DEATHS = 3                              # in a row, of workers at the same batch: it kills them
+QUIET = {"DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}  # neither reports to its makers what is done with it
 NAMES = ("local", "daft", "ray", "ray://HOST:PORT")
 
 
@@ -83,7 +85,6 @@ def _processes(function: Callable[[A], B], batches: Iterable[A], workers: int) -
 def _daft(function: Callable[[bytes], bytes], batches: Iterator[bytes], workers: int) -> Iterator[bytes]:
     """A data frame of some batches at a time, through a function of Daft's, in order."""
     daft = _module("daft")
-    daft.set_runner_native(num_threads=workers)
 
     def work(batch: bytes) -> bytes:
         return function(batch)
@@ -123,6 +124,8 @@ def _ray(function: Callable[[bytes], bytes], batches: Iterator[bytes], workers: 
 
 
 def _module(name: str) -> Any:
+    for switch, off in QUIET.items():
+        os.environ.setdefault(switch, off)
     try:
         return import_module(name)
     except ImportError:
