@@ -9,7 +9,7 @@ from meristem.core.errors import RequestError
 
 
 def card(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> Answer:
-    """Write the model card (model/README.md), the bill of materials (bom.json) and report.html of a run.
+    """Write the model card (README.md in model/, or adapter/), the bill of materials (bom.json) and report.html.
 
     Every number comes from a file of the run folder: recipe, manifest, log, score certificates, energy, forecast.
 
@@ -20,7 +20,7 @@ def card(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=
     folder = run.expanduser()
     if not (folder / "recipe.json").is_file():
         raise RequestError(f"{folder} is not a run folder (it has no recipe.json)")
-    if not (folder / "model" / "config.json").is_file():
+    if not ((folder / "model" / "config.json").is_file() or (folder / "adapter" / "adapter_config.json").is_file()):
         raise RequestError(f"{folder} has no model yet; finish it with: meristem pretrain --from {folder}")
     from meristem.govern import bom as boms
     from meristem.govern import card as cards

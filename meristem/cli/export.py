@@ -1,4 +1,5 @@
 """`meristem export`: a model for other programs, refused unless it computes the same after reloading."""
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ def export(
     """Write a model for other programs; what was written is loaded again and must give equal logits, or it is removed.
 
     The folder loads with transformers: AutoModelForCausalLM.from_pretrained(OUT). With --bits meristem alone reads it.
+    An adapter without plain weights (prefix, prompt, bottleneck) is written as PEFT's two files, which name the base.
     A run folder's model leaves only when no training document's licence forbids it; the documents are named.
 
     Example: meristem export runs/fill --to hf --out ~/models/fill
@@ -76,6 +78,34 @@ def _pipeline(source: Path, out: Path) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in made.network.parameters())}
 
 
+def _adapter(source: Path, out: Path, bits: int) -> dict[str, Any]:
+    """An adapter that no plain weights can stand for, as PEFT's two files; as `_write`, on its base."""
+    import shutil
+
+    import torch
+
+    from meristem.adapt import files
+    from meristem.core.files import claim, read_json
+    from meristem.hub.cache import lasting, locate
+    from meristem.train.adapted import opened
+    if bits:
+        raise RequestError("--bits quantises a whole model, and this adapter has no plain weights; leave it out")
+    loaded = opened(source)
+    base = lasting(str(locate(files.base_of(source), source).absolute()), out)
+    claim(out, "export", lambda folder: False)
+    files.save(out, loaded.module, loaded.family, read_json(source / files.NOTE)["base"], base, files.differs(source))
+    again = opened(out)
+    ids = torch.randint(0, loaded.config.vocab, (2, min(64, loaded.config.context)),
+                        generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        gap = float((loaded.module(ids).float() - again.module(ids).float()).abs().max())
+    if gap != 0.0:
+        shutil.rmtree(out)
+        raise MachineError(f"the reloaded logits differ by {gap:.3g}, so {out} was removed; {source} may be damaged")
+    return {"model": str(source), "out": str(out), "format": "peft", "max_difference": gap, "bits": 0,
+            "parameters": sum(p.numel() for p in again.module.parameters() if p.requires_grad)}
+
+
 def _write(source: Path, out: Path, bits: int, group: int) -> dict[str, Any]:
     """Save, load again, compare logits on random ids; MachineError (and nothing left behind) when they differ."""
     import shutil
@@ -85,7 +115,14 @@ def _write(source: Path, out: Path, bits: int, group: int) -> dict[str, Any]:
     from meristem.core.files import claim
     from meristem.hub import hf
     from meristem.nn.quantise import quantise
-    loaded = hf.load(source)
+    from meristem.train.adapted import merged, opened
+    adapter = (source / "adapter_config.json").is_file()
+    loaded = opened(source) if adapter else hf.load(source)
+    if adapter:
+        whole = merged(loaded.module)
+        if whole is None:
+            return _adapter(source, out, bits)
+        loaded = replace(loaded, module=whole)
     if bits:
         quantise(loaded.module, bits, group)
     claim(out, "export", lambda folder: False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import meristem
+from meristem.cli.main import main
 from meristem.core.config import Part, edit
 from meristem.core.errors import RequestError
 from meristem.core.files import read_json
@@ -133,3 +134,14 @@ def test_the_run_names_its_adapter(base: tuple[Path, Run], tmp_path: Path) -> No
     out = pretrain(edit(base[1], {"adapt.name": "prompt", "train.steps": 1}), tmp_path / "out")
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base[0] / "base")
+
+
+def test_a_card_and_an_export_of_a_run_without_plain_weights(base: tuple[Path, Run], tmp_path: Path) -> None:
+    out = pretrain(edit(base[1], {"adapt.name": "prefix", "adapt.length": 2, "train.steps": 1}), tmp_path / "out")
+    assert main(["card", str(out)]) == 0 and "prefix" in (out / "adapter" / "README.md").read_text()
+    text = "def one(x):\n    return x\n"
+    assert main(["export", str(out), "--to", "hf", "--out", str(tmp_path / "peft")]) == 0
+    assert meristem.load(tmp_path / "peft").score(text).nats == meristem.load(out).score(text).nats
+    lora = pretrain(edit(base[1], {"adapt.name": "lora", "train.steps": 1}), tmp_path / "lora")
+    assert main(["export", str(lora / "adapter"), "--to", "hf", "--out", str(tmp_path / "whole")]) == 0
+    assert meristem.load(tmp_path / "whole").score(text).nats == pytest.approx(meristem.load(lora).score(text).nats)
