@@ -18,11 +18,12 @@ from meristem.codecs.image import encode
 from meristem.core.files import read_json
 from meristem.corpus.store import Corpus
 from meristem.corpus.toy import make as text
-from meristem.data import clips, gridworld, looks, residues, scenes
+from meristem.data import clips, gridworld, looks, residues, scenes, tones, waves
 from meristem.evals.run import evaluate
 from meristem.evals.subject import Subject
 from meristem.evals.tasks.classes import said
 from meristem.generate.acting import Actor
+from meristem.generate.listen import transcribe
 from meristem.hub import hf
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
@@ -84,6 +85,15 @@ MODALITIES = {
         lambda folder: residues.make(folder / "chains", {"documents": 40}), "esm_residues",
         {"model.dim": 16, "model.layers": 1, "model.heads": 2, "train.context": 64}, "token_classes",
         lambda run, folder: meristem.load(run).embed("MKVLA").shape == (16,)),
+    "sound": Modality(
+        lambda folder: tones.make(folder / "tones", {"documents": 20, "syllables": 1}), "listen",
+        {"model.dim": 16, "model.layers": 1, "model.heads": 2, "model.places": 25, "model.mels": 10,
+         "model.decoder_layers": 1, "train.context": 8}, "word_errors",
+        lambda run, folder: len(transcribe(hf.load(run).module, hf.load(run).codec, [np.ones(2000, np.float32)])) == 1),
+    "series": Modality(
+        lambda folder: waves.make(folder / "waves", {"documents": 10, "length": 140}), "series",
+        {"model.dim": 32, "model.layers": 1, "model.heads": 2}, "forecast",
+        lambda run, folder: hf.load(run).module(torch.randn(1, 96)).shape == (1, 24, 9)),
 }
 
 
@@ -103,7 +113,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Moda
     return of
 
 
-@pytest.mark.slow                       # 28 cells in about 20 seconds
+@pytest.mark.slow                       # 32 cells
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", MODALITIES)
 def test_cell(name: str, stage: str, made: Any, tmp_path: Path) -> None:
