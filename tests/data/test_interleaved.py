@@ -107,7 +107,7 @@ def test_rows_of_several_pictures_keep_them(tmp_path: Path) -> None:
 
 
 def test_questions_are_answered_by_their_pictures(tmp_path: Path) -> None:
-    kind = Looks(documents=30, side=16)
+    kind = Looks(documents=30, side=16, held_out=0.17)
     rows = [kind.row("train", n) for n in range(300)] + [kind.row("test", n) for n in range(100)]
     for (scene,), row in rows:
         words = row["input"].removesuffix("?").split()

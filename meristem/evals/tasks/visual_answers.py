@@ -135,7 +135,7 @@ class VisualAnswers:
         weights = {name: [1.0] * len(items) for name in values}
         for metric, kind in zip(self.metrics[2:], self.types(), strict=True):  # a draw without the type is no 0 / 0
             weights[metric.name] = [1.0 if label == kind else 1e-9 for label in labels]
-            values[metric.name] = [r * w for r, w in zip(right, weights[metric.name], strict=True)]
+            values[metric.name] = [r * (label == kind) for r, label in zip(right, labels, strict=True)]
         return Outcome(values, weights, said)
 
 
