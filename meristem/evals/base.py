@@ -318,6 +318,13 @@ class FromFile(Protocol):
         ...
 
 
+@runtime_checkable
+class Fetched(Protocol):
+    """A task that has no questions without the user's own copy of its files: `--data FOLDER`."""
+
+    url: str                            # where they are to be had; "" when it can do without
+
+
 def prompt_hash(task: Task, items: Sequence[Item]) -> str:
     """Names exactly what was asked: task, version and every item's text and flags."""
     words = [f"{i.group}\0{i.begins:d}{i.ends:d}" for i in items]

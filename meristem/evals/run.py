@@ -29,6 +29,7 @@ from meristem.data import shards
 from meristem.evals.base import (
     Baseline,
     Bound,
+    Fetched,
     FewShot,
     FromFile,
     Guessed,
@@ -171,7 +172,8 @@ def task_of(word: str, data: Path | None = None) -> Task:
     name, equals, file = word.partition("=")
     task = registry.load(KIND, name).TASK
     if not equals:
-        return task.reading(data.expanduser()) if data and isinstance(task, FromFile) else task
+        wants = data is not None and isinstance(task, Fetched) and task.url != ""
+        return task.reading(Path(data or "").expanduser()) if wants and isinstance(task, FromFile) else task
     if not isinstance(task, FromFile):
         raise RequestError(f"{name} reads no file: leave out ={file}")
     return task.reading(Path(file).expanduser())

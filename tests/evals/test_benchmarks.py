@@ -212,6 +212,12 @@ def test_words_are_compared_as_squad_does():
     assert words.f1("the tall Tower!", "A tower") == pytest.approx(2 / 3) and words.plain(" The  cat.") == "cat"
 
 
+def test_a_folder_of_data_is_for_those_who_read_it(tmp_path):
+    assert task_of("humaneval", tmp_path).file == tmp_path and task_of("piqa", tmp_path).source == tmp_path
+    assert task_of("zero_shot", tmp_path).templates == task_of("zero_shot").templates
+    assert task_of("bits_per_byte", tmp_path) is task_of("bits_per_byte")
+
+
 def test_a_missing_file_says_where_to_get_it(tmp_path):
     with pytest.raises(RequestError, match="yonatanbisk"):
         task_of("piqa", tmp_path).items(None, None, 1, 0)

@@ -33,6 +33,7 @@ class HumanEval(Functional):
     """Items are the problems of `file`."""
 
     name, version, count = "humaneval", 1, 164
+    url = WHERE
     length = 256
 
     def __init__(self, file: Path | None = None) -> None:

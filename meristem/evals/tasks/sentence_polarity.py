@@ -11,6 +11,9 @@ from meristem.evals.benchmark import Choice
 
 ON_REQUEST = True
 CHOICES = ("negative", "positive")
+TEMPLATES: tuple[str, ...] = (
+    "Review: {}\nSentiment:", "{}\nThis review is", "Sentence: {}\nPositive or negative?", "{} It is",
+    "Film review: {}\nVerdict:", "Text: {}\nPolarity:", "{}\nOverall, the opinion is", "Q: {}\nA:")
 
 
 class SentencePolarity(Choice):
@@ -19,8 +22,7 @@ class SentencePolarity(Choice):
     name = "sentence_polarity"
     url = "https://www.cs.cornell.edu/people/pabo/movie-review-data/"
     folders = ("sentence-polarity",)
-    templates = ("Review: {}\nSentiment:", "{}\nThis review is", "Sentence: {}\nPositive or negative?", "{} It is",
-                 "Film review: {}\nVerdict:", "Text: {}\nPolarity:", "{}\nOverall, the opinion is", "Q: {}\nA:")
+    templates = TEMPLATES
 
     def read(self) -> list[Item]:
         """Nine sentences of ten."""
@@ -34,7 +36,7 @@ class SentencePolarity(Choice):
         found = self.members("sentence_polarity.zip", "rt-polaritydata.tar.gz")
         by_label = {right: next(text for name, text in sorted(found.items()) if name.endswith(ending))
                     for right, ending in enumerate((".neg", ".pos"))}
-        return [Item(f"{CHOICES[right]}/{n}", self.templates[0].replace("{}", line.strip()), CHOICES[right],
+        return [Item(f"{CHOICES[right]}/{n}", TEMPLATES[0].replace("{}", line.strip()), CHOICES[right],
                      choices=CHOICES, right=right, stem=line.strip(), evidence=line.strip())
                 for right, text in by_label.items() for n, line in enumerate(text.split("\n")) if line.strip()]
 
