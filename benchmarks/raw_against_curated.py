@@ -32,7 +32,7 @@ from meristem.corpus.store import Corpus
 
 SEEDS, STEPS, CONTEXT, BATCH = (0, 1, 2), 200, 128, 16
 T95 = 4.303                             # Student's t for two degrees of freedom
-CLEAN = 300_000                         # bytes of held-out text that are looked at
+CLEAN = 100_000                         # bytes of held-out text that are looked at
 TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]{0,2000}>", re.DOTALL | re.IGNORECASE)
 
 

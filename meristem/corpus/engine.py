@@ -98,29 +98,27 @@ def _daft(function: Callable[[bytes], bytes], batches: Iterator[bytes], workers:
 def _ray(function: Callable[[bytes], bytes], batches: Iterator[bytes], workers: int, address: str) -> Iterator[bytes]:
     """Tasks on Ray, a few for each of its cores in flight; Ray does those of a killed worker again."""
     ray = _module("ray")
-    began = not ray.is_initialized()
-    if began:
+    if not ray.is_initialized():                               # stays up with this process: starting takes 40 s
         where: dict[str, Any] = {"address": address} if address != "ray" else {
             "num_cpus": workers, "include_dashboard": False}
         try:
             ray.init(**where, log_to_driver=False, logging_level="error")
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
             raise RequestError(f"no Ray cluster answers at {address}: {' '.join(str(error).split())[:150]}") from None
-    try:
-        task = ray.remote(num_cpus=1, max_retries=DEATHS)(lambda batch: function(batch))
-        ahead = AHEAD * max(workers, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = deque(task.remote(batch) for batch in itertools.islice(batches, ahead))
-        while waiting:
-            try:
-                result = ray.get(waiting.popleft())
-            except ray.exceptions.WorkerCrashedError:
-                raise MachineError(f"workers were killed {DEATHS + 1} times at the same batch (out of memory?); give "
-                                   "the cluster's tasks more memory") from None
-            waiting.extend(task.remote(batch) for batch in itertools.islice(batches, 1))
-            yield result
-    finally:
-        if began:
-            ray.shutdown()
+
+    def work(batch: bytes) -> bytes:
+        return function(batch)
+    task = ray.remote(num_cpus=1, max_retries=DEATHS)(work)
+    ahead = AHEAD * max(workers, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = deque(task.remote(batch) for batch in itertools.islice(batches, ahead))
+    while waiting:
+        try:
+            result = ray.get(waiting.popleft())
+        except ray.exceptions.WorkerCrashedError:
+            raise MachineError(f"workers were killed {DEATHS + 1} times at the same batch (out of memory?); give "
+                               "the cluster's tasks more memory") from None
+        waiting.extend(task.remote(batch) for batch in itertools.islice(batches, 1))
+        yield result
 
 
 def _module(name: str) -> Any:

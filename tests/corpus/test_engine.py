@@ -131,7 +131,7 @@ def test_ray_gives_the_same_corpus_with_a_worker_killed_midway(raw, tmp_path, mo
 
 
 def _is_worker(process: Path) -> bool:
-    """Whether a process is a worker of a Ray that this one started."""
+    """Whether a process is a worker (not an agent, with which the node dies) of a Ray that this one started."""
     try:
         name = (process / "cmdline").read_bytes().decode(errors="replace")
         parents, at = [], process
@@ -140,4 +140,4 @@ def _is_worker(process: Path) -> bool:
             parents.append(at.name)
     except (OSError, IndexError):
         return False
-    return name.startswith("ray::") and str(os.getpid()) in parents
+    return name.startswith(("ray::IDLE", "ray::work")) and str(os.getpid()) in parents
