@@ -11,7 +11,7 @@
 | returns | decision_transformer on wandering demonstrations | steps to the goal, told to earn 1 and told 0 |
 | clips | film_clip, film_autoencoder, film | actions named, beside disorder; what a tracker sees in films |
 | arm, babyai | rt2 in MuJoCo and in minigrid | as grid; need `pip install meristem[robots]` |
-| bridge, door, sprites, nlvr, medicine | the recipes on real data: `--real` names the folder of the sets | their tasks |
+| bridge, door, sprites, nlvr, medicine | the recipes on real data; `--real` is their folder | their tasks |
 
 Finished runs are read back, so an interrupted command goes on. `--tiny` proves in seconds that every part works.
 """
