@@ -73,8 +73,7 @@ CHOICES: dict[str, tuple[str, Callable[[Any], Row], dict[str, str]]] = {
     "boolq": ("super_glue/boolq/default.yaml", boolq, {"acc": "boolq_acc"}),
     "blimp": ("blimp/_template_yaml", blimp, {"acc": "blimp_acc"}),
     "aqua": ("", plain, {"acc": "aqua_acc", "acc_norm": "aqua_acc_norm"}),
-    "sentence_polarity": ("", plain, {"acc": "sentence_polarity_acc", "acc_norm": "sentence_polarity_acc_norm"}),
-    "tau_retail": ("", plain, {"acc": "tau_retail_acc", "acc_norm": "tau_retail_acc_norm"})}
+    "sentence_polarity": ("", plain, {"acc": "sentence_polarity_acc", "acc_norm": "sentence_polarity_acc_norm"})}
 STATED = {"output_type": "multiple_choice", "doc_to_text": "{{query}}", "doc_to_choice": "{{choices}}",
           "doc_to_target": "gold", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}]}
 
@@ -89,7 +88,7 @@ def make(folder: Path) -> None:
     torch.manual_seed(0)
     text = Path(re.__file__).read_text() + Path(argparse.__file__).read_text() + "".join(map(chr, range(32, 300)))
     codec = bpe.fit([text], 1000)
-    module = Model(Config(vocab=codec.vocab, context=512, dim=64, layers=2, heads=4, groups=2, hidden=128))
+    module = Model(Config(vocab=codec.vocab, context=1024, dim=64, layers=2, heads=4, groups=2, hidden=128))
     with torch.no_grad():
         for p in module.parameters():
             p.add_(0.05 * torch.randn(p.shape))
