@@ -145,7 +145,8 @@ def segments(module: nn.Module, codec: Codec, sound: Float32[np.ndarray, "N"], *
         some = sound[int(at * config.rate):]
         tokens = _written(module, codec, [some], 0, language, True)[0]
         parts, until = parse(tokens, codec, times)
-        found += [Part(at + p.start, at + min(p.end, len(some) / config.rate), p.text) for p in parts if p.text]
+        rest = len(some) / config.rate                         # the last window ends in silence that is not the sound's
+        found += [Part(at + p.start, at + min(p.end, rest), p.text) for p in parts if p.text and p.start < rest]
         at += until if 0.1 < until <= seconds else seconds
     return found
 
