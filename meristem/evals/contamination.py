@@ -80,8 +80,9 @@ class Index:
 
     @classmethod
     def _read(cls, folder: Path) -> "Index":
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS]
-        return cls(*arrays, read_json(folder / ABOUT)["hash"])
+        documents, whose, runs, owners, ids = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                                               for name in ARRAYS)
+        return cls(documents, whose, runs, owners, ids, read_json(folder / ABOUT)["hash"])
 
     def check(self, texts: Sequence[str]) -> list[Overlap]:
         """The overlap of each text with the training split."""

@@ -22,9 +22,9 @@ class Filter:
     def fit(cls, texts: Sequence[str], hateful: Sequence[bool], seed: int = 0) -> "Filter":
         """Words and pairs of words, characters in runs of 3 to 5; RequestError without scikit-learn."""
         try:
-            from sklearn.feature_extraction.text import HashingVectorizer
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.pipeline import make_pipeline, make_union
+            from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
+            from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+            from sklearn.pipeline import make_pipeline, make_union  # type: ignore[import-untyped]
         except ImportError:
             raise RequestError("the filter is scikit-learn's, which is not installed: pip install scikit-learn"
                                ) from None
