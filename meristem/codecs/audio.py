@@ -52,7 +52,7 @@ def opened(raw: bytes, name: str = "the sound") -> tuple[Float32[np.ndarray, "N 
         if found is not None:
             return found
     try:
-        import soundfile
+        import soundfile  # type: ignore[import-untyped]
     except ImportError:
         raise RequestError(f"{name} is no PCM in WAV; other sounds need a package: pip install soundfile") from None
     try:

@@ -31,11 +31,14 @@ class SpeechContrast(Objective):
                                "model.head=contrast")
         self.begin, self.stretch, self.others = begin, stretch, others
         self.temperature, self.even, self.cooling = temperature, even, cooling
+        self.register_buffer("warmth", torch.tensor(2.0))      # of the codebooks; saved, so that a run goes on with it
 
     def prepare(self, batch: Batch) -> Batch:
         """hidden bool [B, T], negatives int64 [B, T, others] (places of the same sound), weight [B, T]."""
         if "sound" not in batch:
             raise RequestError("speech_contrast needs sounds; set data.examples=sounds")
+        quantiser: Any = self.model.quantiser
+        quantiser.temperature = float(self.warmth)             # type: ignore[arg-type]
         hidden = stretches(self.model.config, batch, self.begin, self.stretch)
         return {**batch, "hidden": hidden, "negatives": elsewhere(hidden, self.others), "weight": hidden.float()}
 
@@ -63,8 +66,7 @@ class SpeechContrast(Objective):
     def after_step(self, step: int) -> None:
         """The codebooks cool."""
         super().after_step(step)
-        quantiser: Any = self.model.quantiser
-        quantiser.temperature = max(COOLEST, 2.0 * self.cooling**step)
+        self.warmth.fill_(max(COOLEST, 2.0 * self.cooling**step))      # type: ignore[operator]
 
 
 def stretches(config: Any, batch: Batch, begin: float, stretch: int) -> Bool[Tensor, "B T"]:
