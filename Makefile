@@ -55,6 +55,8 @@ bench-peers: .venv/dev.stamp
 	@.bench/lm_eval/bin/python -c 'import pathlib, sys, sysconfig; p = pathlib.Path(sysconfig.get_paths()["purelib"]); \
 	    (p / "meristem.pth").write_text(str(pathlib.Path(".venv").resolve() / p.relative_to(sys.prefix)))'
 	@.bench/lm_eval/bin/python -m pip install --quiet --constraint constraints.txt lm_eval
+	@"$(PYTHON)" -m venv .bench/datatrove
+	@.bench/datatrove/bin/python -m pip install --quiet datatrove spacy nltk "xxhash<4" presidio-analyzer phonenumbers
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -22,7 +22,8 @@ NEVER = {"transformers", "peft", "trl", "diffusers", "lm_eval", "accelerate",   
          "pickle", "dill", "cloudpickle", "shelve", "marshal"}
 EXTRAS = NEVER | {"fastapi", "uvicorn", "llguidance", "prometheus_client", "pyarrow", "orjson", "warcio", "trafilatura",
                   "pypdf", "ftfy", "py3langid", "pydivsufsort", "sklearn", "trl", "sacrebleu", "rouge_score",
-                  "dp_accounting", "datasets", "faiss", "bm25s", "scipy", "beartype", "hypothesis", "pytest"}
+                  "dp_accounting", "datasets", "faiss", "bm25s", "soundfile", "daft", "ray", "minigrid", "mujoco",
+                  "scipy", "beartype", "hypothesis", "pytest"}
 ENTRIES = {"meristem/evals/harness.py": {"lm_eval"}}           # loaded by that program alone, to be known to it
 CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "os.system", "os.popen"}
 
