@@ -13,7 +13,7 @@ from typing import Any
 
 from meristem import __version__
 from meristem.core.errors import MeristemError, RequestError, nearest
-from meristem.serve import chat, completions, pictures, responses, runs, vectors
+from meristem.serve import chat, completions, pictures, responses, runs, sounds, vectors
 from meristem.serve.errors import Refused, refusal
 from meristem.serve.hear import Gone, begun, unless_gone
 from meristem.serve.schema import Chat, Classify, Completion, Embedding, Score
@@ -68,6 +68,7 @@ def application_of(server: Server) -> Callable[..., Awaitable[None]]:
     _add_state(app, server)
     _add_text(app, server)
     _add_pictures(app, server)
+    _add_sounds(app, server)
     _add_runs(app, server)
     _add_page(app, server)
     return server.guard.wrap(app)
@@ -232,6 +233,24 @@ def _add_pictures(app: Any, server: Server) -> None:
     async def segment(body: pictures.Segment, request: Http) -> Any:
         """The object under a click."""
         return await answered(request, pictures.segment(server, request, body))
+
+
+def _add_sounds(app: Any, server: Server) -> None:
+    """Models that hear."""
+    from fastapi import Request as Http
+    from fastapi.responses import PlainTextResponse
+
+    @app.post("/v1/audio/transcriptions")
+    async def hear(request: Http) -> Any:
+        """What was said in a sound: a form with a file."""
+        async with request.form(max_files=1, max_fields=16, max_part_size=PART) as given:
+            fields = {key: value for key, value in given.items() if isinstance(value, str)}
+            file = given.get("file")
+            if file is None or isinstance(file, str):
+                raise Refused(400, "send the sound as `file` in a form", "invalid_value", "file")
+            raw = await file.read()
+        made = await sounds.transcribed(server, request, fields, raw)
+        return PlainTextResponse(made) if isinstance(made, str) else made
 
 
 def _add_runs(app: Any, server: Server) -> None:

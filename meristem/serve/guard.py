@@ -23,8 +23,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEADERS = 16_384                        # bytes of a request's headers
-BODY, PICTURE_BODY = 4 << 20, 16 << 20  # bytes of a request, and of one that may hold pictures
-PICTURES = ("/v1/images/", "/v1/chat/completions", "/v1/zero-shot", "/v1/segment", "/v1/responses")
+BODY, PICTURE_BODY = 4 << 20, 16 << 20  # bytes of a request, of one that may hold pictures or sounds
+PICTURES = ("/v1/images/", "/v1/audio/", "/v1/chat/completions", "/v1/zero-shot", "/v1/segment", "/v1/responses")
 OPEN = ("/health",)                     # needs no key
 PAGE = ("/", "/favicon.ico", "/static/")                       # the page's own files: they hold no secrets
 ADMIN = ("/metrics", "/api/", "/openapi.json", "/docs")        # need the scope admin

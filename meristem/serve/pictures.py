@@ -31,6 +31,7 @@ from meristem.serve.hear import call
 from meristem.serve.loading import Identity, Options, checked, run_of
 from meristem.serve.schema import Number, Request, Seed
 from meristem.serve.server import Server
+from meristem.serve.sounds import hears
 from meristem.serve.texts import now
 from meristem.train.painting import as_bytes, is_pictures, open_painter
 
@@ -41,10 +42,10 @@ COST = 64                               # what a picture costs its client, in to
 
 @dataclass
 class PictureModel:
-    """A model of pictures, ready to be asked; `painter` or `module`, by `kind`."""
+    """A model of pictures or sounds, ready to be asked; `painter` or `module`, by `kind`."""
 
     name: str
-    kind: str                           # pictures, towers or segmenter
+    kind: str                           # pictures, towers, segmenter or sounds
     can: list[str]
     engine: Engine
     identity: Identity
@@ -65,7 +66,7 @@ class PictureModel:
 
 
 def load_pictures(path: Path, options: Options) -> PictureModel | None:
-    """A model of pictures; None where the folder holds something else."""
+    """A model of pictures or sounds; None where the folder holds something else."""
     path = path.expanduser()
     if is_pictures(path):
         painter = _painter(path)
@@ -83,13 +84,19 @@ def load_pictures(path: Path, options: Options) -> PictureModel | None:
     except RequestError:
         return None                                            # the text side says what is wrong
     towers = vars(loaded.config).get("part") == "both" and loaded.codec is not None
-    if not towers and promptable(loaded.module):
+    if hears(loaded.config, loaded.codec):
+        kind, can = "sounds", ["audio.transcriptions"]
+    elif towers:
+        kind, can = "towers", ["zero_shot"]
+    elif not promptable(loaded.module):
+        kind, can = "segmenter", ["segment"]
+    else:
         return None
     tree = checked(loaded.folder)
     identity = Identity(run_of(loaded.folder), hf.identity(loaded.family, loaded.module),
                         str(tree.get("corpus") or ""), bool(tree))
-    return PictureModel(identity.run, "towers" if towers else "segmenter", ["zero_shot"] if towers else ["segment"],
-                        Engine(loaded.module.float().eval(), None, options.settings), identity, None, loaded.codec,
+    engine = Engine(loaded.module.float().eval(), None, options.settings)
+    return PictureModel(identity.run, kind, can, engine, identity, None, loaded.codec,
                         int(loaded.folder.stat().st_mtime))
 
 
