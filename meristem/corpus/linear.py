@@ -85,7 +85,9 @@ def _opened(folder: Path, stamp: int) -> Linear:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     labels = tuple(name for _, name in sorted((int(i), name) for i, name in config["id2label"].items()))
-    weights = (state[name].astype(np.float32) for name in ("words.weight", "bigrams.weight", "classifier.weight",
-                                                           "classifier.bias"))
-    marks = (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
-    return Linear(labels, config["max_position_embeddings"], *weights, tokenizer, marks)
+    words, bigrams, matrix, bias = (state[name].astype(np.float32) for name in (
+        "words.weight", "bigrams.weight", "classifier.weight", "classifier.bias"))
+    first, last = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    if first is None or last is None:
+        raise MachineError(f"the classifier in {folder} cannot be read: its tokenizer has no [CLS] and [SEP]")
+    return Linear(labels, config["max_position_embeddings"], words, bigrams, matrix, bias, tokenizer, (first, last))

@@ -27,15 +27,15 @@ def best(runs: Sequence[Path]) -> dict[str, float]:
     if len(facts) < len(names) + 1 or len(names) < 2:
         raise RequestError(f"data.mixture.runs names {len(facts)} runs of {len(names)} sources; a law of the weights "
                            "needs two sources, and finished runs of one mixture more than there are sources")
-    for run, (weights, losses) in zip(runs, facts, strict=True):
-        if set(losses) != set(names) or not set(weights) <= set(names):
-            raise RequestError(f"{run} has the sources {', '.join(losses)}, and {runs[0]} has {', '.join(names)}")
+    for run, (weights, found) in zip(runs, facts, strict=True):
+        if set(found) != set(names) or not set(weights) <= set(names):
+            raise RequestError(f"{run} has the sources {', '.join(found)}, and {runs[0]} has {', '.join(names)}")
     mixtures = np.array([[weights.get(name, 0.0) for name in names] for weights, _ in facts])
     losses = np.array([[found[name] for name in names] for _, found in facts])
     drawn = np.random.default_rng(0).dirichlet(np.ones(len(names)), DRAWN)
     drawn = drawn[((drawn >= mixtures.min(0)) & (drawn <= mixtures.max(0))).all(1)]
     drawn = np.concatenate([mixtures, drawn])                  # what was run is among what is judged
-    mean = sum(_Law(mixtures, losses[:, i])(drawn) for i in range(len(names))) / len(names)
+    mean = np.mean([_Law(mixtures, losses[:, i])(drawn) for i in range(len(names))], 0)
     return dict(zip(names, drawn[int(np.argmin(mean))].tolist(), strict=True))
 
 

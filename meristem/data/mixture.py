@@ -11,9 +11,9 @@
 
 `by` names what makes a source: a fact of every document in the ledger (kind, licence, language, domain, ...), or
 `path`, the folder or file that was named to curate. Every step has the same number of targets of each source, the
-request rounded to whole ones, so at any stop the achieved fractions are off by less than 1 / (batch x context). Rows are
-windows of one source, but for the few that are shared by the fractions of a row. An epoch of a source shows each of its
-windows once, in an order that (seed, epoch, source) names; what a step reads is a function of its number alone.
+request rounded to whole ones, so at any stop the achieved fractions are off by less than 1 / (batch x context). Rows
+are windows of one source, but for the few that are shared by the fractions of a row. An epoch of a source shows each of
+its windows once, in an order that (seed, epoch, source) names; what a step reads is a function of its number alone.
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -102,7 +102,9 @@ class Mixture:
 
     def __call__(self, step: int) -> list[Batch]:
         """The rows of `step` (from 0): whole windows of each source, then the rows that sources share."""
-        rows, pieces, last = [], [], []
+        rows: list[np.ndarray] = []
+        pieces: list[np.ndarray] = []
+        last: list[np.ndarray] = []
         for name, count in self.share.items():
             whole, rest = divmod(count, self.context)
             # windows begun before this step; of those in shared rows, rounded up

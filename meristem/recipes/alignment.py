@@ -42,8 +42,8 @@ def dpo() -> Run:
     """Preferences without a reward model: objective.loss = dpo, ipo, orpo or simpo; kto with data.examples=judged.
 
     Command: `meristem adapt MODEL dpo data.corpus=PAIRS.jsonl --out runs/dpo`. CPU time: see `reward`. Expected: a
-    first loss of ln 2 = 0.693147; after 120 steps a small model knows its pairs by heart (loss 0.099) and prefers 55.0 %
-    (47.9 to 62.2) of 189 held-out ones: no more than chance (docs/results.md, D-11).
+    first loss of ln 2 = 0.693147; after 120 steps a small model knows its pairs by heart (loss 0.099) and prefers
+    55.0 % (47.9 to 62.2) of 189 held-out ones: no more than chance (docs/results.md, D-11).
     """
     return Run(
         name="dpo", model=SHAPE, objective=Part("preference", {"loss": "dpo", "beta": 0.1}),

@@ -62,8 +62,9 @@ def test_a_run_with_a_new_head_leaves_an_adapter_that_has_it(tmp_path: Path) -> 
     data = Data(str(tmp_path / "rows"), Part("wordpiece", {"vocab": 60}))
     shape = {"dim": 32, "layers": 1, "heads": 2, "hidden": 64, "context": 16, "head": "lm"}
     pretrain(Run("base", Part("bert", shape), Part("masked"), data, train), tmp_path / "base")
-    run = Run("classes", Part("bert", {"head": "sequence"}), Part("classify"), Data(str(tmp_path / "rows"), examples="labels"),
-              train, base=str(tmp_path / "base"), adapt=Part("bottleneck", {"size": 2}))
+    run = Run("classes", Part("bert", {"head": "sequence"}), Part("classify"),
+              Data(str(tmp_path / "rows"), examples="labels"), train, base=str(tmp_path / "base"),
+              adapt=Part("bottleneck", {"size": 2}))
     out = pretrain(run, tmp_path / "out")
     assert not (out / "model").exists()                        # no plain weights compute a bottleneck
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())

@@ -1,4 +1,4 @@
-"""Sound: what is written is read, frames are Whisper's, resampling keeps a tone, damaged and lying files are refused."""
+"""Sound: what is written is read, frames are Whisper's, resampling keeps a tone, damaged files are refused."""
 import io
 import struct
 import wave

@@ -38,8 +38,8 @@ def test_the_recipe_learns_which_words_a_class_has(tmp_path: Path) -> None:
             for word, label in (("fine", "good"), ("spam", "bad"))]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = edit(quality(), {"data.corpus": str(path), "train.steps": 40, "train.context": 16, "train.lr": 0.05, "train.warmup": 2,
-                           "model.buckets": 256, "data.codec.vocab": 120})
+    run = edit(quality(), {"data.corpus": str(path), "train.steps": 40, "train.context": 16, "train.lr": 0.05,
+                           "train.warmup": 2, "model.buckets": 256, "data.codec.vocab": 120})
     log = hooks.read_log(pretrain(run, tmp_path / "run") / "log.jsonl")
     assert log[0]["loss"] > 0.68 > 0.3 > log[-1]["loss"] and log[-1]["accuracy"] > 0.95
     assert log[-1]["validation"] < 0.6
