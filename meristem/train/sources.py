@@ -35,10 +35,10 @@ from meristem.data.segments import Segments
 from meristem.data.shards import Shards
 from meristem.objectives.base import Objective
 from meristem.objectives.rollouts import Rollouts
+from meristem.train import mixed
 
 VALIDATION_TOKENS = 1 << 17             # held-out tokens a validation looks at, at most
 VALIDATION_PICTURES = 1024
-from meristem.train import mixed
 DIALOGUES = (conversations.ENTRY, preferences.PAIRS, preferences.JUDGED, questions.ENTRY, interleaved.ENTRY)
 NUMBERED = (pairs.ENTRY, *encoders.ENTRIES, *DIALOGUES)        # entries whose rows number their parts themselves
 Source = Callable[[int], list[Batch]]   # a step's micro-batches, as a pure function of the step
@@ -49,11 +49,11 @@ def source_of(run: Run, corpus: Corpus, codec: Codec, shards: Shards, split: str
     """Where batches of one split come from: packed documents, worked examples, or pictures."""
     t = run.train
     seed = seed_of(run.seed, "order", split)
+    if run.data.mixture:
+        return mixed.source(run, corpus, shards, split)
     if run.data.examples == pictures.ENTRY:
         side, channels = objective.picture
         return pictures.Pictures.of(corpus, codec, split, side, channels, t.context, (t.batch, seed, t.micro))
-    if run.data.mixture:
-        return mixed.source(run, corpus, shards, split)
     if run.data.examples == clips.ENTRY:
         side, channels = objective.picture
         return clips.source(corpus, codec, split, (objective.frames, side, channels), t.context,
