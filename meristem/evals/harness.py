@@ -21,8 +21,8 @@ LENGTH = 256                            # tokens of an answer where a task does 
 def register() -> type:
     """Make "meristem" a model of lm_eval's registry and return its class; RequestError without lm_eval."""
     try:
-        from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
-        from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
+        from lm_eval.api.model import TemplateLM
+        from lm_eval.api.registry import register_model
     except ImportError:
         raise RequestError("lm_eval is not installed: pip install lm_eval") from None
 
@@ -87,5 +87,5 @@ def register() -> type:
 
 if __name__ == "__main__":
     register()
-    from lm_eval.__main__ import cli_evaluate  # type: ignore[import-untyped]
+    from lm_eval.__main__ import cli_evaluate
     cli_evaluate()

@@ -128,7 +128,7 @@ def _boards() -> list[Counter]:
     if not DRIVER.exists():
         return []
     try:
-        import pynvml  # type: ignore[import-untyped]
+        import pynvml
     except ImportError:
         return []
     try:
