@@ -57,7 +57,7 @@ def serve(
 
     Example: meristem serve runs/chat --adapters adapters --keys keys.json --host 0.0.0.0
 
-    Exit status: 0 stopped; 1 the machine failed; 2 the request was wrong.
+    Exit status: 0 ok, stopped; 1 the machine failed; 2 the request was wrong.
     """
     if new_key:
         return _new_key(keys, new_key, admin, requests_per_minute, tokens_per_minute)

@@ -27,7 +27,8 @@ def parts(**more: Any) -> Any:
     """What log_manifest looks at."""
     hashes = {"corpus": "c" * 32, "codec": "k" * 32, "base": "", **more}
     return SimpleNamespace(
-        corpus=SimpleNamespace(hash=hashes["corpus"]), codec=SimpleNamespace(hash=hashes["codec"]), family="llama",
+        corpus=SimpleNamespace(hash=hashes["corpus"], summary={}), codec=SimpleNamespace(hash=hashes["codec"]),
+        family="llama",
         shards=SimpleNamespace(hash="s"), base_hash=hashes["base"],
         objective=SimpleNamespace(model=torch.nn.Linear(2, 2)),
         run=Run("small", train=Train(mesh=more.get("mesh", ""))))
