@@ -171,7 +171,7 @@ def twin(model: nn.Module) -> nn.Module:
 def _here(objective: Any, given: tuple[Batch]) -> tuple[Batch]:
     """A batch is made on the CPU, its random numbers the same everywhere, and scored where the weights are."""
     device = objective.device
-    return ({key: value.to(device, non_blocking=True) for key, value in given[0].items()},)
+    return ({key: value.to(device) for key, value in given[0].items()},)
 
 
 def make(name: str, model: nn.Module, fields: Mapping[str, Any], codec: Codec | None = None,

@@ -3,7 +3,8 @@
 Batches are made, and their random numbers drawn, on the CPU, so that a run reads the same data everywhere; the
 objective moves them (`Objective`). What generates - samples, painted grids, rollouts - computes on the CPU, and so does
 an objective that asks networks while it prepares a batch (`Objective.anywhere`). CUDA_VISIBLE_DEVICES="" keeps a run
-on the CPU. Tested without a GPU: the meta device refuses to mix with CPU tensors as a GPU does.
+on the CPU. Tested without a GPU: the meta device refuses to mix with CPU tensors as a GPU does. Many processes on GPUs
+have never run, and a pipeline (pp), whose stages call no objective, does not move its batches yet.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager

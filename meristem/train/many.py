@@ -251,7 +251,7 @@ def _weights(objective: Objective) -> tuple[int, int]:
 
 
 def _raw(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _number(*parts: str | bytes) -> int:
