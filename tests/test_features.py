@@ -127,6 +127,8 @@ def test_row(id: str) -> None:
     sections = [section(TARGETS[name]) for name in used]
     assert None not in sections, f"no such heading: {[TARGETS[name] for name in used]}"
     assert used if state in ("reached", "missed") else tests if state == "tested" else True, "no evidence is named"
+    for n in re.findall(r"\bn ([\d,]*\d)", shown if used else ""):
+        assert any(re.search(rf"(?<![\d.,]){n}(?![\d,]*\d)", text or "") for text in sections), f"n {n}: not in {used}"
     there = [float(n) for text in sections for n in re.findall(r"\d+\.\d+(?:e-\d+)?", text or "")]
     for figure in re.findall(r"(?<![\w=/])\d+\.\d+(?:e-\d+)?", shown if used else ""):
         assert any(abs(n * scale - float(figure)) < 1e-9 for n in there for scale in (1, 100)), \

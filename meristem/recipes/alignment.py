@@ -69,8 +69,8 @@ def grpo() -> Run:
     """GRPO against a reward that can be checked: eight answers to each prompt, compared with each other.
 
     Command: `meristem adapt MODEL grpo data.corpus=QUESTIONS.jsonl objective.reward=last_number --out runs/grpo`.
-    CPU time: 229 s of steps for 60 of them (sums, 96 x 3). Expected: a first ratio of exactly 1; there, sampled answers
-    right in 94 % of steps 51 to 60, 74 % of the first ten (docs/results.md, A31).
+    CPU time: 229 s of steps for 60 of them (sums, 96 x 3). Expected: a first ratio of exactly 1; there, 66 % of sampled
+    answers right before and 97 % after 120 steps (docs/results.md, D-9 to D-12).
     """
     return Run(
         name="grpo", model=SHAPE, objective=Part("grpo", {"length": 64, "group": 8}),

@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 
+from meristem.core import faults
 from meristem.core.config import Part
 from meristem.core.errors import RequestError
 from meristem.core.run import Data, Run, Train
@@ -22,11 +23,18 @@ def run(tmp_path_factory) -> Run:
     mixture = Part("fixed", {"by": "kind", "weights": WEIGHTS})
     return Run("mixed", Part("llama", {"dim": 16, "layers": 1, "heads": 2, "hidden": 32}), Part("next_token"),
                Data(str(corpus.folder), Part("bpe", {"vocab": 300}), mixture=mixture),
-               Train(steps=4, batch=8, context=128, warmup=1, compile=False, dtype="float32", validate_every=2))
+               Train(steps=4, batch=8, context=128, warmup=1, compile=False, dtype="float32", validate_every=2,
+                     save_seconds=0.0))
 
 
 def test_fractions_tokens_and_bits_by_source_are_logged(run, tmp_path):
     folder = tmp_path / "run"
+    try:
+        faults.arm("step.end:3:error")
+        with pytest.raises(OSError, match="injected"):
+            pretrain(run, folder)
+    finally:
+        faults.arm("")
     pretrain(run, folder)
     lines = hooks.read_log(folder / "log.jsonl")
     assert len(lines) == 4
