@@ -90,6 +90,11 @@ MODALITIES = {
         {"model.dim": 16, "model.layers": 1, "model.heads": 2, "model.places": 25, "model.mels": 10,
          "model.decoder_layers": 1, "train.context": 8}, "word_errors",
         lambda run, folder: len(transcribe(hf.load(run).module, hf.load(run).codec, [np.ones(2000, np.float32)])) == 1),
+    "sound and words": Modality(
+        lambda folder: tones.make(folder / "named", {"documents": 20, "syllables": 1}), "clap",
+        {"model.dim": 16, "model.depths": [1, 1], "model.text": {"dim": 16, "layers": 1, "heads": 2},
+         "train.context": 8}, "sound_words",
+        lambda run, folder: hf.load(run).module.float().embed_audio(torch.zeros(1, 32, 100)).shape == (1, 64)),
     "series": Modality(
         lambda folder: waves.make(folder / "waves", {"documents": 10, "length": 140}), "series",
         {"model.dim": 32, "model.layers": 1, "model.heads": 2}, "forecast",
@@ -113,7 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Moda
     return of
 
 
-@pytest.mark.slow                       # 32 cells
+@pytest.mark.slow                       # 36 cells
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", MODALITIES)
 def test_cell(name: str, stage: str, made: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ are those of one forward pass, so leave it at 0.
 With a scale of 0 the softmax loss is exactly ln(batch); at CLIP's first scale, 1 / 0.07, it is not.
 """
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -29,12 +30,15 @@ LARGEST = math.log(100.0)               # CLIP section 2.5: a larger scale makes
 class Contrastive(Objective):
     """Summed over rows; fact: `accuracy`, how often a row's own text scores highest for its image."""
 
+    family = "clip"
+    kinds: Mapping[str, str] = {"clip": "softmax", "siglip": "sigmoid"}         # of models, and each one's own loss
+
     def __init__(self, model: nn.Module, loss: Literal["softmax", "sigmoid", ""] = "", together: bool = False):
         super().__init__(model)
         kind = vars(model.config).get("kind")
-        if kind not in ("clip", "siglip"):
-            raise RequestError("contrastive learning needs a model with two towers; set model.name=clip")
-        self.loss, self.together = loss or {"clip": "softmax", "siglip": "sigmoid"}[kind], together
+        if kind not in self.kinds:
+            raise RequestError(f"contrastive learning needs a model with two towers; set model.name={self.family}")
+        self.loss, self.together = loss or self.kinds[kind], together
 
     def prepare(self, batch: Batch) -> Batch:
         """Images between -1 and 1; every row counts 1."""

@@ -47,6 +47,21 @@ def listen() -> Run:
                     compile=False))
 
 
+def clap() -> Run:
+    """Sounds and words in one space: a small CLAP, which names sounds by texts that it is given.
+
+    Command: `meristem pretrain clap data.corpus=SOUNDS.jsonl --out runs/clap`, then `meristem evaluate runs/clap
+    --corpus SOUNDS.corpus --tasks sound_words`. CPU time: not measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="clap", model=Part("clap", {"text": {"dim": 64, "layers": 2, "heads": 4}, "rate": 8000, "seconds": 1.0,
+                                         "mels": 32, "spec": 64, "patch": 4, "dim": 32, "depths": [2, 2],
+                                         "heads": [2, 4], "window": 4, "project": 64}),
+        objective=Part("sound_contrast", {"changes": dict(VOICES)}), data=LETTERS,
+        train=Train(steps=800, batch=32, context=32, lr=1e-3, warmup=50, weight_decay=0.05, guard=False,
+                    compile=False))
+
+
 def wav2vec2() -> Run:
     """A small wav2vec 2.0 that learns from sounds without labels.
 
