@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meristem.generate.pictures import How, Painter
 
 
-ENDINGS = (".png", ".gif")              # of pictures, of films
+ENDINGS = (".png",), (".gif", ".mp4")   # of pictures, of films
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def answer(folder: Path, asked: Asked, **more: Any) -> Answer:
     given = {kind: path for kind, path in sources.items() if path}
     if asked.out is None:
         raise RequestError("this model paints: say where to with --out grid.png")
-    if asked.out.suffix.lower() not in ENDINGS or not asked.out.expanduser().absolute().parent.is_dir():
-        raise RequestError(f"--out {asked.out} is no PNG (of films: GIF) in a folder that is there; write --out "
+    suffix = asked.out.suffix.lower()
+    if suffix not in ENDINGS[0] + ENDINGS[1] or not asked.out.expanduser().absolute().parent.is_dir():
+        raise RequestError(f"--out {asked.out} is no PNG (of films: GIF or MP4) in a folder that is there; write --out "
                            "grid.png")
     if len(given) > 1:
         raise RequestError("--edit, --variations, --enlarge and --image are four requests; give one of them")
@@ -68,10 +69,10 @@ def answer(folder: Path, asked: Asked, **more: Any) -> Answer:
         image, mask = place(image, asked, painter) if kind == "edit" else (image, None)
     wish = Wish(texts=(asked.text,) * asked.count, how=kind, image=image, mask=mask, strength=asked.strength, **more)
     made = paint(painter, wish)
-    if (ending := ENDINGS[made.ndim == 5]) != asked.out.suffix.lower():
+    if suffix not in (endings := ENDINGS[made.ndim == 5]):
         raise RequestError(f"--out {asked.out}: this model paints {'films' if made.ndim == 5 else 'pictures'}; write "
-                           f"--out grid{ending}")
-    write_bytes(asked.out.expanduser(), as_grid(made))
+                           f"--out grid{endings[0]}")
+    write_bytes(asked.out.expanduser(), as_grid(made, form="mp4" if suffix == ".mp4" else "gif"))
     facts = {"model": str(folder), "prompt": asked.text, "out": str(asked.out), "count": asked.count, "how": kind,
              "side": painter.side, **more}
     return Answer(facts, f"{asked.out}: {asked.count} pictures of {painter.side} x {painter.side} pixels")

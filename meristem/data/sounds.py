@@ -28,6 +28,7 @@ from meristem.data.loader import Order
 from meristem.data.pictures import captions
 
 ENTRY = "sounds"
+TONES = 8                               # from 0 Hz to half the rate, between them straight lines
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Changes:
     gain: float = 0.0                   # in decibels
     noise: float = 0.0                  # white, over the sound's own deviation
     shift: float = 0.0                  # seconds later
+    tone: float = 0.0                   # decibels up or down at each of TONES frequencies, as through other microphones
     bands: int = 0                      # log-mel bands hidden (SpecAugment: Park et al. 2019, arXiv 1904.08779)
     times: int = 0                      # and frames
 
@@ -124,7 +126,7 @@ class Sounds:
 
 def changed(x: Float32[np.ndarray, "N"], heard: int, form: Form,
             rng: np.random.Generator) -> tuple[Float32[np.ndarray, "N"], int]:
-    """One sound, faster or slower, later, louder or softer, with noise; and how many samples of it are heard."""
+    """One sound, faster or slower, later, of another tone, louder, with noise; and how many samples are heard."""
     how, count = form.changes, len(x)
     if how.speed:
         factor = 1 + how.speed * rng.uniform(-1, 1)
@@ -134,6 +136,10 @@ def changed(x: Float32[np.ndarray, "N"], heard: int, form: Form,
     if how.shift:
         later = min(int(how.shift * form.rate * rng.random()), max(0, count - heard))
         x, heard = np.concatenate([np.zeros(later, np.float32), x[:count - later]]), heard + later
+    if how.tone:
+        levels = how.tone * rng.uniform(-1, 1, TONES)
+        bins = np.linspace(0, TONES - 1, count // 2 + 1)
+        x = np.fft.irfft(np.fft.rfft(x) * 10 ** (np.interp(bins, np.arange(TONES), levels) / 20), count)
     if how.gain:
         x = x * np.float32(10 ** (how.gain * rng.uniform(-1, 1) / 20))
     if how.noise:

@@ -9,7 +9,7 @@ with the first held-out captions or classes.
 """
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -99,10 +99,10 @@ def as_bytes(images: Float[Tensor, "N *F C H W"]) -> UInt8[Tensor, "N *F C H W"]
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def as_grid(images: Float[Tensor, "N *F C H W"], columns: int = 0) -> bytes:
+def as_grid(images: Float[Tensor, "N *F C H W"], columns: int = 0, form: Literal["gif", "mp4"] = "gif") -> bytes:
     """PNG of all pictures, row by row, GIF of films; a square of them unless told how many a row."""
     if images.ndim == 5:
-        return video.encode(video.side_by_side(as_bytes(images).numpy(), columns))
+        return video.encode(video.side_by_side(as_bytes(images).numpy(), columns), form=form)
     return encode(grid(as_bytes(images).numpy(), columns))
 
 

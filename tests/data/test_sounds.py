@@ -61,6 +61,11 @@ def test_each_change_does_what_it_says() -> None:
     later, heard = changed(padded, 4000, Form(8000, 8000, changes=Changes(shift=0.4)), rng)
     begin = heard - 4000
     assert begin > 0 and not later[:begin].any() and np.array_equal(later[begin:heard], x)
+    noise = rng.normal(size=8000).astype(np.float32)
+    toned, heard = changed(noise, 4000, Form(8000, 8000, changes=Changes(tone=12.0)), rng)
+    before, after = (np.abs(np.fft.rfft(some)) for some in (noise, toned))
+    change = 20 * np.log10(after[1:-1] / before[1:-1])
+    assert heard == 4000 and 2 < np.abs(change).max() <= 12.1 and np.abs(np.diff(change)).max() < 0.2
     frames = rng.normal(size=(20, 30)).astype(np.float32)
     shown = frames.copy()
     hide(shown, Changes(bands=5, times=8), rng)
