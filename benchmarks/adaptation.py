@@ -224,10 +224,10 @@ def domain(data: Path, base: Path, out: Path, steps: int) -> dict[str, Any]:
 
 
 def templates(data: Path, base: Path, out: Path, steps: int) -> dict[str, Any]:
-    """One adapter, eight wordings of the question: the first is the one it was trained on."""
+    """One adapted model, eight wordings of the question: the first is the one it was trained on."""
     corpus = prepared(out / "film", film(data))
-    folder = out / "runs" / "film-lora-0"
-    adapt(base, corpus, folder, METHODS["lora"], 0, steps)
+    folder = out / "runs" / "film-full-0"                        # LoRA of rank 2 gives one answer to everything
+    adapt(base, corpus, folder, METHODS["full"], 0, steps)
     subject = Subject.open(folder)
     length = len(subject.codec.encode("positive")) + 2
 

@@ -9,9 +9,17 @@ from meristem.cli.common import Answer, model_folder
 from meristem.core.errors import RequestError
 
 GUESSES = 4                             # tokens guessed ahead when a draft model is named
+MASKS = {"segment", "out", "click", "away", "box"}
+SOUNDS = {"prompt", "out", "count", "seed", "temperature", "top_k"}
+PICTURES = SOUNDS | {"edit", "mask", "extend", "variations", "enlarge", "strength", "steps", "guidance", "sampler",
+                     "avoid", "best_of", "image"}
+TEXTS = {"prompt", "suffix", "spm", "length", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
+         "frequency_penalty", "presence_penalty", "no_repeat_ngram", "beams", "length_penalty", "stop", "regex",
+         "schema", "draft", "ahead", "logprobs", "seed", "image"}
 
 
 def generate(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model, run or adapter folder.", show_default=False)],
     prompt: Annotated[str, typer.Argument(help="The text to go on from, - reads standard input; or what pictures "
                                                "should show.", show_default=False)] = "",
@@ -81,16 +89,20 @@ def generate(
     """
     from meristem.cli import painting, segmenting, sounding
     if segment:
+        _only(context, MASKS, "makes masks")
         asked_for = segmenting.Prompted(segment, out, tuple(click or ()), tuple(away or ()), box)
         return segmenting.answer(model, asked_for)
     if sounding.is_wave(out):
         assert out is not None
+        _only(context, SOUNDS, "writes sounds")
         return sounding.answer(model, prompt, out, count, seed, 1.0 if temperature is None else temperature, top_k)
     if out or painting.paints(model):
+        _only(context, PICTURES, "paints")
         asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength,
                                image[0] if image else None)
         return painting.answer(model, asked, steps=steps, guidance=guidance, sampler=sampler, avoid=avoid, seed=seed,
                                temperature=1.0 if temperature is None else temperature, top_k=top_k, best_of=best_of)
+    _only(context, TEXTS, f"writes text ({model} is no model that paints)")
     adapter = (model.expanduser() / "adapter_config.json").is_file()           # api.load finds its base
     folder = model if adapter else model_folder(model)
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -118,6 +130,16 @@ def generate(
         facts["logprobs"] = [{"token": decode([token]), "logprob": p, "top": [[decode([t]), q] for t, q in top]}
                              for token, p, top in zip(made.tokens, made.logprobs, made.top, strict=True)]
     return Answer(facts, text + ("\n" if image else "") + made.text + (suffix or ""))
+
+
+def _only(context: typer.Context, used: set[str], does: str) -> None:
+    """RequestError for an option that was given and would be ignored."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in used | {"model", "as_json"} and source is not None and source.name == "COMMANDLINE":
+            shown = "the prompt" if name == "prompt" else f"--{name.replace('_', '-')}"
+            raise RequestError(f"this call {does}, where {shown} has no meaning; leave it out (see meristem generate "
+                               "--help)")
 
 
 def _bytes(path: Path) -> bytes:

@@ -34,14 +34,14 @@ from meristem.cli.serve import serve
 from meristem.cli.show import show
 from meristem.cli.trace import trace
 from meristem.cli.verify import verify
+from meristem.cli.votes import votes
 from meristem.core.errors import MeristemError, nearest
 
 VERBS: dict[str, Callable[..., Answer]] = {
     "quickstart": quickstart, "curate": curate, "plan": plan, "pretrain": pretrain, "adapt": adapt,
     "evaluate": evaluate, "generate": generate, "chat": chat, "serve": serve, "compare": compare, "export": export,
-    "card": card, "replay": replay, "trace": trace, "verify": verify, "launch": launch, "list": list_entries,
-    "show": show,
-    "doctor": doctor}
+    "votes": votes, "card": card, "replay": replay, "trace": trace, "verify": verify, "launch": launch,
+    "list": list_entries, "show": show, "doctor": doctor}
 EPILOG = ("With --json, every verb prints one JSON object as the last line of standard output; progress goes to "
           "standard error. Exit status: 0 ok, 1 the machine failed, 2 the request was wrong, 130 stopped.")
 
@@ -112,7 +112,8 @@ def _with_json(verb: Callable[..., Answer]) -> Callable[..., str]:
     signature = inspect.signature(verb)
     extra = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), extra])  # type: ignore[attr-defined]
-    run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(verb.__doc__ or ""))    # let the terminal wrap it
+    text = inspect.cleandoc(verb.__doc__ or "").replace("[", r"\[")               # rich drops [trace] as a style
+    run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", text)                          # let the terminal wrap it
     run.__annotations__ = {**verb.__annotations__, "as_json": Json}
     return run
 

@@ -37,12 +37,13 @@ def trace(
         raise RequestError("there is no text to trace; give one, or - and pipe it in")
     with shown("trace") as progress:
         found = tracing.trace(text, model.expanduser(), shortest, progress)
-    return Answer(dataclasses.asdict(found), "\n".join(_lines(found)))
+    return Answer(dataclasses.asdict(found), "\n".join(_lines(found, shortest)))
 
 
-def _lines(found: "Traced") -> list[str]:
+def _lines(found: "Traced", shortest: int) -> list[str]:
     if not found.spans:
-        return [f"no run of it stands in the documents of {found.run} (corpus {found.corpus[:12]})"]
+        return [f"nothing of it of {shortest} characters or more stands in the documents of {found.run} (corpus "
+                f"{found.corpus[:12]}); --shortest 8 looks for shorter pieces"]
     lines = [f"{found.covered:.0%} of its characters stand in the documents of {found.run} "
              f"(corpus {found.corpus[:12]}); longest first:"]
     for span in found.spans:

@@ -26,6 +26,7 @@ from meristem.nn.linear import Linear
 from meristem.nn.norm import RMSNorm
 from meristem.nn.position import rotate
 
+QUERIES = 1024                          # new queries over a cache at once: a mask of 16k x 16k takes 1.5 GB
 CHUNK = 128                             # queries a chunk: 64 is as fast at T = 256, slower at 1,024
 
 
@@ -213,6 +214,13 @@ def attend(q: Float[Tensor, "B T H K"], k: Float[Tensor, "B S G K"], v: Float[Te
 def cached(q: Float[Tensor, "B T H K"], cache: Cache, positions: Int[Tensor, "B T"], reach: Reach, *, scale: float,
            bias: Float[Tensor, "*N H T S"] | None = None) -> Float[Tensor, "B T H K"]:
     """Attention of new queries over the cache: a query at position p sees the slots of its row that `reach` allows."""
+    if reach.causal and q.shape[1] > QUERIES:
+        parts = []
+        for start, places in zip(range(0, q.shape[1], QUERIES), positions.split(QUERIES, 1), strict=True):
+            part, end = slice(start, start + QUERIES), int(places.max()) + 1
+            parts.append(cached(q[:, part], cache, places, reach, scale=scale,
+                                bias=None if bias is None else bias[..., part, :end]))
+        return torch.cat(parts, 1)
     slots, low = int(positions.max()) + 1, reach.first(int(positions.min()))        # a window reads its own slots only
     seen = reach.seen(positions, torch.arange(low, slots, device=q.device).expand(len(positions), -1))[:, None]
     mask = seen if bias is None else bias[..., low:].to(q.dtype).masked_fill(~seen, float("-inf"))

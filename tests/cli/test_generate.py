@@ -56,6 +56,10 @@ def test_grammars(run, trained: Path, tmp_path: Path) -> None:
     (["--regex", "[a"], "regular expression cannot be used"), (["--repetition-penalty", "0"], "repetition_penalty 0"),
     (["--schema", "nowhere.json"], "nowhere.json does not exist"),
     (["--draft", "nowhere"], "nowhere"), (["--length", "4000"], "exceed the model's context"),
+    (["--edit", "nowhere.png"], "writes text"), (["--click", "1,2"], "--click has no meaning"),
+    (["--out", "a.png", "--beams", "2"], "paints, where --beams"), (["--out", "a.wav", "--count", "2", "--steps", "3"],
+                                                                     "writes sounds, where --steps"),
+    (["--segment", "a.png"], "makes masks, where the prompt"),
 ])
 def test_wrong_options_are_one_line(run, trained: Path, words: list[str], line: str) -> None:
     pytest.importorskip("llguidance")

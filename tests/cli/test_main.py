@@ -41,6 +41,7 @@ def test_help_is_worth_reading(helps: dict[str, dict[str, str]]) -> None:
         for part in (f"meristem {verb}", "Example: ", "Exit status: 0 ok", "--json"):
             assert part in text, f"meristem {verb} --help lacks {part!r}"
     assert all(verb in helps["texts"][""] for verb in VERBS)
+    assert "meristem[trace]" in helps["texts"]["trace"]              # square brackets are not taken for a style
 
 
 def test_help_is_fast() -> None:

@@ -107,7 +107,7 @@ def test_a_text_leads_to_the_documents_and_steps(run, trained: Path, corpus: Pat
     span = result.json["spans"][0]
     assert result.status == 0 and len(span["text"]) >= 24 and span["places"][0]["licence"]
     assert "characters stand in the documents of base" in run("trace", row["text"][:80], "--model", trained).out
-    assert "no run of it" in run("trace", "zq" * 40, "--model", trained).out
+    assert "nothing of it of 24 characters" in run("trace", "zq" * 40, "--model", trained).out
     assert "there is no text" in run("trace", " ", "--model", trained).complaint
 
 

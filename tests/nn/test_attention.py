@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from meristem.models.llama import Config, Model
-from meristem.nn.attention import Attention, Cache, CrossAttention, Reach, attend
+from meristem.nn import attention
+from meristem.nn.attention import Attention, Cache, CrossAttention, Reach, attend, cached
 from meristem.nn.linear import compute_in
 from meristem.nn.position import rotary, rotate
 
@@ -59,6 +60,19 @@ def test_a_cache_sees_what_the_whole_sequence_sees(reach):
         parts = [attention(x[:, a:b], positions=at[:, a:b], cache=cache, bias=bias[:, a:b, :b])
                  for a, b in ((0, 7), (7, 8), (8, 19))]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reach", [Reach(), Reach(window=6), Reach(chunk=8), Reach(causal=False)])
+def test_many_new_queries_are_taken_in_parts(monkeypatch, reach):
+    torch.manual_seed(0)
+    cache = Cache(2, 2, 23, 4)
+    cache.write(torch.randn(2, 23, 2, 4), torch.randn(2, 23, 2, 4), torch.arange(23).expand(2, -1))
+    q, places = torch.randn(2, 20, 4, 4), torch.arange(3, 23).expand(2, -1)
+    for bias in (None, torch.randn(4, 20, 23)):
+        monkeypatch.setattr(attention, "QUERIES", 1024)
+        whole = cached(q, cache, places, reach, scale=0.5, bias=bias)
+        monkeypatch.setattr(attention, "QUERIES", 7)
+        torch.testing.assert_close(cached(q, cache, places, reach, scale=0.5, bias=bias), whole)
 
 
 def test_cross_attention_sees_what_it_is_shown_and_gives_zeros_where_that_is_nothing():
