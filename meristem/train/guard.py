@@ -9,8 +9,9 @@ standard deviation are widened by the first spike and let the second one pass. A
 MAD above the median, when its gradient norm lies 10 MAD above and is 8 times as high (healthy runs here reached 3.7 MAD
 in the loss, 23 MAD and 5 times the median in the norm), or when one of them is no number. A norm is not refused where
 the loss lies a deviation below its median: when a network finds something out (copying, say), the norm was 13 times the
-median for eight steps while the loss fell; clipping is enough there. A refused step changes nothing, and its batch is
-gone. PATIENCE refused steps in a row, or a loss that has risen for long, mean that the weights are bad already: the run
+median for eight steps while the loss fell; clipping is enough there. Nor where PATIENCE batches in a row are steep and
+each has an ordinary loss: then it is no batch's fault, and going back and round them met the next ones as steep (a run
+with Muon, 20 times the median, gave up after four rewinds). A refused step changes nothing, and its batch is gone. PATIENCE refused steps in a row, or a loss that has risen for long, mean that the weights are bad already: the run
 goes back to a checkpoint before the first of them and never sees those batches again (Chowdhery et al. 2022, PaLM,
 section 5.1, https://arxiv.org/abs/2204.02311), which `Detours` remembers. All of it is a function of the losses: a run
 that is killed, resumed or repeated takes the same decisions.
@@ -47,6 +48,7 @@ class Guard:
         self.least, self.short = least, short
         self.best, self.best_step = math.inf, 0
         self.step, self.refused = 0, 0
+        self.steep = 0                  # steep steps of ordinary loss in a row
 
     def judge(self, loss: float, norm: float) -> str:
         """Why the step must not be applied, or "" when it may be; only then do the numbers enter the window."""
@@ -80,7 +82,8 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """Everything the next judgement depends on, as JSON (which keeps every bit of a float)."""
         return {"losses": list(self.losses), "norms": list(self.norms), "best": self.best if self.losses else None,
-                "best_step": self.best_step, "step": self.step, "refused": self.refused}
+                "best_step": self.best_step, "step": self.step, "refused": self.refused,
+                "steep": self.steep}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
@@ -90,6 +93,7 @@ class Guard:
         self.norms.extend(state["norms"])
         self.best = math.inf if state["best"] is None else state["best"]
         self.best_step, self.step, self.refused = state["best_step"], state["step"], state["refused"]
+        self.steep = state.get("steep", 0)                       # older checkpoints lack it
 
     def _verdict(self, loss: float, norm: float) -> str:
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -99,9 +103,11 @@ class Guard:
         middle, spread = self._spread(self.losses)
         if loss > middle + LIMIT * spread:
             return f"its loss of {loss:.3g} lies {(loss - middle) / spread:.0f} deviations above {middle:.3g}"
-        falling = loss < middle - spread
+        falling, ordinary = loss < middle - spread, loss <= middle + DRIFT * spread
         middle, spread = self._spread(self.norms)
-        if not falling and norm > middle + LIMIT * spread and norm > STEEP * middle:
+        steep = norm > middle + LIMIT * spread and norm > STEEP * middle
+        self.steep = self.steep + 1 if steep and ordinary else 0
+        if steep and not falling and self.steep < PATIENCE:
             return f"its gradient norm of {norm:.3g} is {norm / middle:.0f} times the median"
         return ""
 
