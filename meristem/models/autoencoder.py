@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from meristem.core.names import FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps
 from meristem.nn.conv import Conv, Down, GroupNorm, PixelAttention, Residual, Stem, Up
@@ -98,7 +97,7 @@ class Encoder(nn.Module):
         x = self.stem(x)
         for level in self.levels:
             x = level(x)
-        return self.out(F.silu(self.norm(self.middle(x))))
+        return self.out(self.norm(self.middle(x), True))
 
 
 class Decoder(nn.Module):
@@ -119,7 +118,7 @@ class Decoder(nn.Module):
         x = self.middle(self.stem(z))
         for level in self.levels:
             x = level(x)
-        return self.out(F.silu(self.norm(x)))
+        return self.out(self.norm(x, True))
 
 
 class Codebook(nn.Module):

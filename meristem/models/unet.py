@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from meristem.core.names import FieldMap, FieldMaps, Group, Kind, NameMap, NameMaps, class_names
 from meristem.nn.attention import Attention, CrossAttention, Reach
@@ -191,7 +190,7 @@ class Model(nn.Module):
                 x = self.look(block(torch.cat([x, kept.pop()], 1), t), level.attends, i, given, mask)
             if level.resize is not None:
                 x = level.resize(x, t) if isinstance(level.resize, Residual) else level.resize(x)
-        return self.out(F.silu(self.norm(x)))
+        return self.out(self.norm(x, True))
 
     def look(self, x: Float[Tensor, "B C H W"], attends: nn.ModuleList | None, i: int, condition: Tensor | None,
              seen: Tensor | None) -> Float[Tensor, "B C H W"]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.nn.attention import Attention, Reach
+from meristem.nn.group_norm import group_norm
 from meristem.nn.image import levelled
 from meristem.nn.linear import Entrance, Linear
 
@@ -37,11 +38,11 @@ class Stem(Conv, Entrance):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation in the type of its input."""
+    """Group normalisation in the type of its input, and silu after it where that is asked for."""
 
-    def forward(self, x: Float[Tensor, "B C *N"]) -> Float[Tensor, "B C *N"]:
+    def forward(self, x: Float[Tensor, "B C *N"], silu: bool = False) -> Float[Tensor, "B C *N"]:
         """[B, C, ...] -> the same."""
-        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, silu)
 
 
 class Residual(nn.Module):
@@ -65,21 +66,21 @@ class Residual(nn.Module):
     def forward(self, x: Float[Tensor, "B I H W"],
                 time: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "B O h w"]:
         """[B, in, H, W] and the embedded time [B, E] -> [B, out, H, W], half or twice as large where it resizes."""
-        y = F.silu(self.norm1(x))
+        y = self.norm1(x, True)
         if self.resize:
             x, y = self.resized(x), self.resized(y)
         y = self.conv1(y)
         if self.time is None:
-            y = self.norm2(y)
+            y = self.norm2(y, True)
         else:
             assert time is not None
             told = self.time(F.silu(time))[:, :, None, None]
             if self.scaled:
                 scale, shift = told.chunk(2, 1)
-                y = self.norm2(y) * (1 + scale) + shift
+                y = F.silu(self.norm2(y) * (1 + scale) + shift)
             else:
-                y = self.norm2(y + told)
-        y = self.conv2(self.drop(F.silu(y)))
+                y = self.norm2(y + told, True)
+        y = self.conv2(self.drop(y))
         return y + (x if self.shortcut is None else self.shortcut(x))
 
     def resized(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:

@@ -1,4 +1,4 @@
-"""Native products of few rows on a CPU: `kernel.cpp`, built on first use, called through ctypes.
+"""Native products of few rows on a CPU, and norms of pictures: `kernel.cpp`, built on first use, called by ctypes.
 
 A decoded token reads every weight once, so its ceiling is memory bandwidth over weight bytes; torch's operators stop at
 a third of it (docs/benchmarks.md). Nothing here is needed: without a C++ compiler, or with MERISTEM_KERNEL=0,
@@ -189,6 +189,10 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     lib.meristem_judge.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int]
     lib.meristem_product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2 + [ctypes.c_int]
     lib.meristem_unpack.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4 + [ctypes.c_int]
+    lib.meristem_norm.argtypes = [*[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 4, ctypes.c_float, *[ctypes.c_int64] * 2,
+                                  ctypes.c_int]
+    lib.meristem_norm_back.argtypes = [*[ctypes.c_void_p] * 9, *[ctypes.c_int64] * 6, ctypes.c_int]
+    lib.meristem_norm.restype = lib.meristem_norm_back.restype = None
     lib.meristem_step.restype = ctypes.c_int64
     lib.meristem_product.restype = lib.meristem_unpack.restype = lib.meristem_judge.restype = None
     lib.meristem_see.restype = lib.meristem_low_rank.restype = None

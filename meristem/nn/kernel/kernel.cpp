@@ -939,6 +939,143 @@ extern "C" void meristem_judge(const float* logits, i64 rows, i64 n, float* sums
     }
 }
 
+// ---- group normalisation of pictures, channels last, with or without silu --------------------------------------
+
+namespace {
+
+inline vf take(const float* p) { return load(p); }
+inline vf take(const uint16_t* p) { return widen(p); }
+inline void put(float* p, vf v) { store(p, v); }
+inline void put(uint16_t* p, vf v) {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+    *reinterpret_cast<vhu*>(p) = narrow(v);
+#endif
+}
+// 1 / (1 + exp(-z)), for results in bf16 with a relative error of 1e-4.
+template <class T> inline vf sigmoid(vf z) { return 1.f / (1.f + exponential(-z)); }
+#ifdef __AVX512F__
+template <> inline vf sigmoid<uint16_t>(vf z) {
+    z = (vf)_mm512_max_ps((__m512)(z * -1.44269504f), _mm512_set1_ps(-126.f));
+    z = (vf)_mm512_min_ps((__m512)z, _mm512_set1_ps(126.f));
+    const __m512 n = _mm512_roundscale_ps((__m512)z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vf f = z - (vf)n;
+    const vf p = (((f * 0.0096181f + 0.0555041f) * f + 0.2402265f) * f + 0.6931472f) * f + 1.f;
+    return (vf)_mm512_rcp14_ps((__m512)((vf)_mm512_scalef_ps((__m512)p, n) + 1.f));
+}
+#endif
+
+// Mean and 1 / deviation of the groups of one picture x [n, c], c a multiple of LANES; moments of each channel around
+// its first pixel are put together, so that a large mean costs no digits.
+template <class T>
+void moments(const T* x, i64 n, i64 c, i64 groups, float eps, float* mean, float* scale) {
+    const i64 each = c / groups;
+    std::vector<double> first(c), second(c);
+    for (i64 j = 0; j < c; j += LANES) {
+        const vf around = take(x + j);
+        vf sum = {}, square = {};
+        for (i64 i = 0; i < n; i++) {
+            const vf d = take(x + i * c + j) - around;
+            sum += d, square += d * d;
+        }
+        for (int l = 0; l < LANES; l++)
+            first[j + l] = around[l] + sum[l] / double(n), second[j + l] = square[l] - double(sum[l]) * sum[l] / n;
+    }
+    for (i64 g = 0; g < groups; g++) {
+        double middle = 0, spread = 0;
+        for (i64 j = g * each; j < (g + 1) * each; j++) middle += first[j] / each;
+        for (i64 j = g * each; j < (g + 1) * each; j++) {
+            const double d = first[j] - middle;
+            spread += second[j] + n * d * d;
+        }
+        mean[g] = float(middle), scale[g] = float(1 / std::sqrt(std::max(spread, 0.) / double(n * each) + eps));
+    }
+}
+
+template <class T>
+void norm_forward(const T* x, const float* w, const float* b, T* y, float* means, float* scales, i64 rows, i64 n, i64 c,
+                  i64 groups, float eps, bool silu, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (i64 r = 0; r < rows; r++) {
+        const T* in = x + r * n * c;
+        float *mean = means + r * groups, *scale = scales + r * groups;
+        moments(in, n, c, groups, eps, mean, scale);
+        std::vector<float> by(c), plus(c);
+        for (i64 j = 0; j < c; j++) {
+            const i64 g = j * groups / c;
+            by[j] = scale[g] * w[j], plus[j] = b[j] - mean[g] * by[j];
+        }
+        for (i64 i = 0; i < n; i++)
+            for (i64 j = 0; j < c; j += LANES) {
+                vf z = take(in + i * c + j) * load(&by[j]) + load(&plus[j]);
+                if (silu) z *= sigmoid<T>(z);
+                put(y + (r * n + i) * c + j, z);
+            }
+    }
+}
+
+// Gradients: of x, and of each picture's weight and bias [rows, c], which the caller sums.
+template <class T>
+void norm_backward(const T* dy, const T* x, const float* w, const float* b, const float* means, const float* scales,
+                   T* dx, float* dw, float* db, i64 rows, i64 n, i64 c, i64 groups, bool silu, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (i64 r = 0; r < rows; r++) {
+        const float *mean = means + r * groups, *scale = scales + r * groups;
+        const T *in = x + r * n * c, *out = dy + r * n * c;
+        std::vector<float> by(c), plus(c), back(c), shift(c);
+        for (i64 j = 0; j < c; j++) by[j] = scale[j * groups / c], plus[j] = -mean[j * groups / c] * by[j];
+        auto slope = [&](i64 i, i64 j, vf unit) {              // dy times the slope of silu
+            const vf g = take(out + i * c + j);
+            if (!silu) return g;
+            const vf z = unit * load(w + j) + load(b + j), s = sigmoid<T>(z);
+            return g * s * (1.f + z * (1.f - s));
+        };
+        for (i64 j = 0; j < c; j += LANES) {
+            vf weight = {}, bias = {};
+            for (i64 i = 0; i < n; i++) {
+                const vf unit = take(in + i * c + j) * load(&by[j]) + load(&plus[j]), g = slope(i, j, unit);
+                weight += g * unit, bias += g;
+            }
+            store(dw + r * c + j, weight), store(db + r * c + j, bias);
+        }
+        const i64 each = c / groups;
+        for (i64 g = 0; g < groups; g++) {
+            double flat = 0, tilt = 0;
+            for (i64 j = g * each; j < (g + 1) * each; j++)
+                flat += double(w[j]) * db[r * c + j], tilt += double(w[j]) * dw[r * c + j];
+            for (i64 j = g * each; j < (g + 1) * each; j++)
+                shift[j] = float(flat / (n * each)), back[j] = float(tilt / (n * each));
+        }
+        for (i64 i = 0; i < n; i++)
+            for (i64 j = 0; j < c; j += LANES) {
+                const vf unit = take(in + i * c + j) * load(&by[j]) + load(&plus[j]), g = slope(i, j, unit);
+                put(dx + (r * n + i) * c + j, load(&by[j]) * (g * load(w + j) - load(&shift[j]) - unit * load(&back[j])));
+            }
+    }
+}
+
+}  // namespace
+
+// x, y [rows, n, c] in fp32 or bf16 (`half`), the rest fp32; means and scales [rows, groups].
+extern "C" void meristem_norm(const void* x, const float* w, const float* b, void* y, float* means, float* scales,
+                              i64 rows, i64 n, i64 c, i64 groups, float eps, i64 silu, i64 half, int threads) {
+    if (half)
+        norm_forward((const uint16_t*)x, w, b, (uint16_t*)y, means, scales, rows, n, c, groups, eps, silu, threads);
+    else
+        norm_forward((const float*)x, w, b, (float*)y, means, scales, rows, n, c, groups, eps, silu, threads);
+}
+extern "C" void meristem_norm_back(const void* dy, const void* x, const float* w, const float* b, const float* means,
+                                   const float* scales, void* dx, float* dw, float* db, i64 rows, i64 n, i64 c,
+                                   i64 groups, i64 silu, i64 half, int threads) {
+    if (half)
+        norm_backward((const uint16_t*)dy, (const uint16_t*)x, w, b, means, scales, (uint16_t*)dx, dw, db, rows, n, c,
+                      groups, silu, threads);
+    else
+        norm_backward((const float*)dy, (const float*)x, w, b, means, scales, (float*)dx, dw, db, rows, n, c, groups,
+                      silu, threads);
+}
+
 // 1: portable vectors; 2: with AVX-512; 3: with dot products of bf16 pairs
 extern "C" int meristem_level() {
 #if defined(__AVX512BF16__)
