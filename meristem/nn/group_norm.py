@@ -1,8 +1,8 @@
 """Group normalisation of pictures, and silu after it, in one native pass over channels that lie last in memory.
 
-Wu & He 2018, https://arxiv.org/abs/1803.08494. torch's kernel and its silu took 22 % of a U-Net's forward pass in bf16 on
-a CPU, one native pass over them takes 10 to 13 % (docs/log.md); forward and backward, sums in fp32. Where the kernel is
-not there (no compiler, a GPU) or channels are no multiple of 16, torch computes the same.
+Wu & He 2018, https://arxiv.org/abs/1803.08494. torch's kernel and its silu took 22 % of a U-Net's forward pass in bf16
+on a CPU, one native pass over them takes 10 to 13 % (docs/log.md); forward and backward, sums in fp32. Where the kernel
+is not there (no compiler, a GPU) or channels are no multiple of 16, torch computes the same.
 
     y = group_norm(x, weight, bias, groups=32, eps=1e-5, silu=True)            # [B, C, H, W], the type of x
 """
