@@ -81,6 +81,7 @@ def serve(
     from meristem.serve.guard import Guard
     from meristem.serve.loading import Options, load_text
     from meristem.serve.pictures import load_pictures
+    from meristem.serve.senses import load_senses
     from meristem.serve.server import Server
     from meristem.serve.settings import Settings
     machine.share_arenas()
@@ -89,7 +90,7 @@ def serve(
     pictures: dict[str, Any] = {}
     for path in models:
         options = Options(settings, dtype, bits, None if texts else adapters, places, None if texts else draft)
-        painted = load_pictures(path, options)
+        painted = load_senses(path, options) or load_pictures(path, options)
         model: Any = painted or load_text(path, options)
         model.name = _free(model.name, {*texts, *pictures})
         (pictures if painted else texts)[model.name] = model

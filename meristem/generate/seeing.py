@@ -63,6 +63,7 @@ def answers(module: nn.Module, reader: Reader, rows: Sequence[Mapping[str, Any]]
     for start in range(0, len(rows), TOGETHER):
         stop = start + TOGETHER
         prompts, shown = ask(module, reader, rows[start:stop], pictures[start:stop])
-        made = generate(module, prompts, Sampling(length=length, temperature=0.0), stop=reader.ends, source=shown)
+        made = generate(module, prompts, Sampling(length=length, temperature=0.0), stop=reader.ends,
+                        source=shown if any(pictures[start:stop]) else None)
         out += [one.tokens for one in made]
     return out

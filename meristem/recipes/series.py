@@ -10,7 +10,8 @@ def series() -> Run:
     """A small patch transformer that forecasts 24 numbers from 96, in tenths.
 
     Command: `meristem pretrain series data.corpus=SERIES.jsonl --out runs/series`, then `meristem evaluate runs/series
-    --corpus SERIES.corpus --tasks forecast`. CPU time: not measured yet. Expected: no score was measured yet.
+    --corpus SERIES.corpus --tasks forecast`. CPU time: 37 seconds. Expected: on joint angles of a hand a quantile loss
+    of 0.177 (0.159 to 0.199; the last number: 0.235), 83.9 % of the numbers inside the 80 % interval (docs/results.md).
     """
     return Run(
         name="series",

@@ -13,7 +13,7 @@ from typing import Any
 
 from meristem import __version__
 from meristem.core.errors import MeristemError, RequestError, nearest
-from meristem.serve import chat, completions, pictures, responses, runs, sounds, vectors
+from meristem.serve import chat, completions, pictures, responses, runs, senses, sounds, vectors
 from meristem.serve.errors import Refused, refusal
 from meristem.serve.hear import Gone, begun, unless_gone
 from meristem.serve.schema import Chat, Classify, Completion, Embedding, Score
@@ -69,6 +69,7 @@ def application_of(server: Server) -> Callable[..., Awaitable[None]]:
     _add_text(app, server)
     _add_pictures(app, server)
     _add_sounds(app, server)
+    senses.add(app, server)
     _add_runs(app, server)
     _add_page(app, server)
     return server.guard.wrap(app)

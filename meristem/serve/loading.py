@@ -85,7 +85,9 @@ class TextModel:
     def can(self) -> list[str]:
         """Which endpoints answer for it."""
         if not self.writes:
-            return ["classify"] if vars(self.module.config).get("head") == "sequence" else ["embeddings"]
+            head = vars(self.module.config).get("head")
+            masked = ["residues"] if head == "lm" and self.codec.name == "protein" else []
+            return ["classify"] if head == "sequence" else ["embeddings", *masked]
         return ["completions", *(["chat"] if self.template else []), "score", "embeddings"]
 
     @property

@@ -14,6 +14,13 @@ export async function ask(path, body, signal) {
 
 export const json = async (path, body, signal) => (await ask(path, body, signal)).json();
 
+export async function form(path, fields) {                    // files go as a form
+  const answer = await fetch(path, { method: "POST", headers: headers(), body: fields });
+  if (!answer.ok) throw new Error(await problem(answer));
+  seen(answer);
+  return answer.json();
+}
+
 export async function* stream(path, body, signal) {            // the objects of server-sent events until [DONE]
   const answer = await ask(path, { ...body, stream: true }, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -7,11 +7,13 @@ import { el, guarded, status } from "./dom.js";
 import { pictures } from "./pictures.js";
 import { runs } from "./runs.js";
 import { see } from "./see.js";
+import { act, films, hear, proteins } from "./senses.js";
 
 const TABS = [                          // name, what a model must be able to do for it, what fills it
   ["Chat", ["chat"], chat], ["Compare", ["chat", "completions"], compare], ["Complete", ["completions"], complete],
   ["Pictures", ["images.generate", "images.edit", "images.vary"], pictures], ["See", ["zero_shot", "segment"], see],
-  ["Runs", null, runs]];
+  ["Hear", ["audio.transcriptions", "audio.zero_shot"], hear], ["Films", ["films.generate"], films], ["Proteins", ["residues"], proteins],
+  ["Act", ["act"], act], ["Runs", null, runs]];
 
 const list = document.getElementById("tabs"), panels = document.getElementById("panels");
 
