@@ -4,6 +4,7 @@
 
 | part | trained | judged |
 | --- | --- | --- |
+| tower | clip on captions, llava from its tower on questions | as looks |
 | looks | llava on questions about scenes | accuracy on unseen scenes and unseen pairs, on noise, by type |
 | names | flamingo: a frozen language model, a frozen vit | new words after 0, 4 and 8 worked examples |
 | grid | rt2 on demonstrations and questions | success on unseen instructions, seen ones, none |
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import record
-from meristem.corpus.store import Corpus
+from meristem.corpus.labelled import labelled
+from meristem.corpus.store import NOTICE, Corpus
 from meristem.data import arm, babyai, clips, demonstrations, gridworld, looks, medicine, nlvr, scenes, sprites
 from meristem.data.worlds import WORLD, together
 from meristem.evals.run import evaluate
@@ -67,13 +69,24 @@ class Bench:
         self.found.setdefault("cpu_minutes", {})[name] = json.loads(noted.read_text()) if noted.exists() else None
         return folder
 
-    def judge(self, name: str, run: Path, corpus: Corpus, *tasks: str, shots: int = 0) -> None:
+    def judge(self, name: str, run: Path, corpus: Corpus, *tasks: str, shots: int = 0, limit: int = 0) -> None:
         """The certificates of a run: value, interval, n, baseline."""
-        for s in evaluate(Subject.open(run), corpus, tasks, shots=shots, limit=4 if self.tiny else 0):
+        for s in evaluate(Subject.open(run), corpus, tasks, shots=shots, limit=4 if self.tiny else limit):
             self.found[f"{name}/{s.name}"] = {
                 "value": round(s.value, 4), "interval": [round(s.interval.low, 4), round(s.interval.high, 4)], "n": s.n,
                 "baseline": round(s.baseline.value, 4) if s.baseline else None}
             print(name, s.name, self.found[f"{name}/{s.name}"], flush=True)
+
+
+def tower(b: Bench) -> None:
+    """Questions about scenes by a model whose vision tower was trained on captions first, as LLaVA's was."""
+    seen = b.corpus("captions", scenes.make, documents=6000, held_out=0.0)
+    shape = {"dim": 96, "layers": 3, "heads": 4}
+    clip = b.run("tower", "clip", seen, model__patch=4, model__vision=shape, train__batch=64, objective__together=True)
+    corpus = b.corpus("looks", looks.make, documents=10_000, held_out=0.0)
+    run = b.run("looks-tower", "llava", corpus, objective__vision=str(clip), train__context=88,
+                model__vision={"name": "clip", "fields": {"image": 32, "patch": 4, "vision": shape}})
+    b.judge("looks-tower", run, corpus, "visual_answers")
 
 
 def look(b: Bench) -> None:
@@ -155,11 +168,28 @@ def boxes(b: Bench) -> None:
 def generalist(b: Bench) -> None:
     """One checkpoint for questions, cells and reports, beside a twin of each kind alone. NOT FOR CLINICAL USE."""
     corpus = medicine.make(b.real, b.out / "medicine")
-    b.judge("medicine", b.run("medicine", "medicine", corpus), corpus, "visual_answers")
+    b.judge("medicine", b.run("medicine", "medicine", corpus), corpus, "visual_answers", limit=2000)
+    for kind in corpus.summary["labels"]:
+        one = only(b.out, corpus, kind)
+        b.judge(f"medicine-{kind}", b.run(f"medicine-{kind}", "medicine", one), one, "visual_answers", limit=2000)
+
+
+def only(out: Path, corpus: Corpus, kind: str) -> Corpus:
+    """The rows of one label, in a corpus of their own."""
+    source, folder = corpus.folder.with_name(corpus.folder.name + ".rows"), out / f"medicine-{kind}.rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation", "test"):
+        lines = [line for line in (source / f"{split}.jsonl").read_text().splitlines()
+                 if json.loads(line)["label"] == kind]
+        for name in filter(None, (json.loads(line).get("image") for line in lines)):
+            (folder / name).write_bytes((source / name).read_bytes())
+        (folder / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines))
+    (folder / NOTICE).write_text(medicine.WARNING + "\n")
+    return labelled(folder, out / f"medicine-{kind}")
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000), "demonstrations": recorded,
+    "tower": tower, "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000), "demonstrations": recorded,
     "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
     "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
     "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist}

@@ -59,6 +59,14 @@ def test_masked_marginals_by_hand(run: Path) -> None:
     with torch.no_grad():
         want = subject.module(tokens)[0, 2].float().log_softmax(-1)
     torch.testing.assert_close(logp[1], want)
+    long = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVK"     # 60 residues; 46 fit beside the marks
+    found = mutations.marginals(subject.module, subject.codec, long)
+    with torch.no_grad():                                      # place 50 is read in the last 46
+        ids = torch.from_numpy(subject.codec.encode(long[14:50] + "A" + long[51:])).long()
+        ids[36] = 32
+        want = subject.module(torch.cat([torch.tensor([0]), ids, torch.tensor([2])])[None])[0, 37].log_softmax(-1)
+    assert found.shape == (60, 33)
+    torch.testing.assert_close(found[50], want)
 
 
 def test_spearman_is_scipys_with_ties() -> None:

@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from meristem.codecs.base import Codec
 from meristem.codecs.protein import RESIDUES
@@ -32,13 +30,12 @@ from meristem.corpus.formats.base import LARGEST
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
 from meristem.evals.subject import Subject
-from meristem.generate.base import evaluating
+from meristem.generate.residues import marginals
 
 ON_REQUEST = True                       # it needs a file
 METRIC = Metric("mutations", "rank correlation of predicted with measured effects of mutations", "Spearman", "ratio",
                 True)
 CHANGE = re.compile(r"([A-Z])(\d+)([A-Z])")
-TOGETHER = 16                           # masked copies of the chain a forward pass
 BLOSUM62 = """ARNDCQEGHILKMFPSTWYV
 4
 -1 5
@@ -150,21 +147,6 @@ def chain_of(mutations: Sequence[str]) -> tuple[int, str]:
             raise RequestError(f"place {place} is {known[place]} in one mutation and {old} in another")
     first, last = min(known), max(known)
     return first, "".join(known.get(place, "X") for place in range(first, last + 1))
-
-
-def marginals(module: nn.Module, codec: Codec, chain: str) -> torch.Tensor:
-    """log p of every residue at each place of a chain that is masked there alone, [L, V]."""
-    ids = torch.from_numpy(np.concatenate([[codec.marks["cls"]], codec.encode(chain), [codec.marks["sep"]]])).long()
-    context = vars(module.config)["context"]
-    if len(ids) > context:
-        raise RequestError(f"a chain of {len(chain)} residues exceeds the model's context of {context}")
-    found = []
-    with evaluating(module):
-        for places in torch.arange(1, len(ids) - 1).split(TOGETHER):
-            tokens = ids.repeat(len(places), 1)
-            tokens[torch.arange(len(places)), places] = codec.marks["mask"]
-            found.append(module(tokens, places=places[:, None])[:, 0].float().log_softmax(-1))
-    return torch.cat(found)
 
 
 def outcome(scores: Sequence[float], items: Sequence[Item]) -> Outcome:

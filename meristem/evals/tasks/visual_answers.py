@@ -3,9 +3,10 @@
     meristem evaluate runs/llava --corpus runs/looks --tasks visual_answers
     meristem evaluate runs/flamingo --corpus runs/names --tasks visual_answers --shots 4
 
-Items are test rows with pictures, an input and a target. The control asks the same questions about noise: what is left
-of the score needs no picture. Baseline: the most common training answer to the same question, which sees none. The
-score of each type of question (the row's label) stands beside.
+Items are test rows with an input and a target, and pictures; where a corpus has such rows without, they are asked too.
+The control asks the same questions about noise: what is left of the score needs no picture. Baseline: the most common
+training answer to the same question, which sees none. The score of each type of question (the row's label) stands
+beside.
 """
 import copy
 from collections import Counter
@@ -36,7 +37,7 @@ NOISE = Metric("visual_answers_of_noise", "the same questions about noise, answe
 
 
 class VisualAnswers:
-    """Items are test rows with pictures and a target; their worked examples are shown where shots are asked for."""
+    """Items are test rows with a target; their worked examples are shown where shots are asked for."""
 
     name, version, count = "visual_answers", 1, 400
 
@@ -90,7 +91,8 @@ class VisualAnswers:
         assert isinstance(subject, Subject) and self._corpus is not None
         config: Any = subject.module.config
         documents = list(self._corpus.documents("test"))
-        pixels = stored(self._corpus, config.image, config.channels, several=True)["test"]
+        there = any(map(names_of, documents))
+        pixels = stored(self._corpus, config.image, config.channels, several=True)["test"] if there else np.empty(0)
         first = dict(zip((d.id for d in documents), np.cumsum([0, *(len(names_of(d)) for d in documents)]),
                          strict=False))
         rows = {d.id: d for d in documents}
@@ -109,7 +111,7 @@ class VisualAnswers:
         length = max(len(subject.codec.encode(item.answer)) for item in items) + 2
         said, guessed = ([subject.codec.decode(ids) for ids in answers(subject.module, reader, fields, some, length)]
                          for some in (shown, noise))
-        return self._outcome(items, [rows[item.group].fields.get("label", "") for item in items], said, guessed)
+        return self._outcome(items, [rows[item.group] for item in items], said, guessed)
 
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
@@ -119,8 +121,7 @@ class VisualAnswers:
         usual = Counter(a for _, a in train)
         rows = {d.id: d for d in _rows(corpus, "test")}
         said = [_most(asked.get(rows[item.group].fields.get("input", ""), usual)) for item in items]
-        labels = [rows[item.group].fields.get("label", "") for item in items]
-        made = self._outcome(items, labels, said, said)
+        made = self._outcome(items, [rows[item.group] for item in items], said, said)
         return {metric.name: Baseline("the most common training answer to the same question", made)
                 for metric in self.metrics}
 
@@ -128,11 +129,12 @@ class VisualAnswers:
         """The target is right by definition."""
         return {}
 
-    def _outcome(self, items: Sequence[Item], labels: list[str], said: list[str], guessed: list[str]) -> Outcome:
+    def _outcome(self, items: Sequence[Item], rows: list[Document], said: list[str], guessed: list[str]) -> Outcome:
         right, blind = ([float(text.strip() == item.answer.strip()) for text, item in zip(some, items, strict=True)]
                         for some in (said, guessed))
-        values = {SHARE.name: right, NOISE.name: blind}
-        weights = {name: [1.0] * len(items) for name in values}
+        values = {SHARE.name: right, NOISE.name: [b * bool(names_of(d)) for b, d in zip(blind, rows, strict=True)]}
+        weights = {SHARE.name: [1.0] * len(items), NOISE.name: [1.0 if names_of(d) else 1e-9 for d in rows]}
+        labels = [d.fields.get("label", "") for d in rows]
         for metric, kind in zip(self.metrics[2:], self.types(), strict=True):  # a draw without the type is no 0 / 0
             weights[metric.name] = [1.0 if label == kind else 1e-9 for label in labels]
             values[metric.name] = [r * (label == kind) for r, label in zip(right, labels, strict=True)]
@@ -140,7 +142,7 @@ class VisualAnswers:
 
 
 def _rows(corpus: Corpus, split: str) -> list[Document]:
-    return [d for d in corpus.documents(split) if names_of(d) and d.fields.get("target")]
+    return [d for d in corpus.documents(split) if "input" in d.fields and d.fields.get("target")]
 
 
 def _prompt(document: Document, shots: int) -> str:
