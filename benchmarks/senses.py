@@ -12,7 +12,7 @@
 | returns | decision_transformer on wandering demonstrations | steps to the goal, told to earn 1 and told 0 |
 | clips | film_clip, film_autoencoder, film | actions named, beside disorder; what a tracker sees in films |
 | arm, babyai | rt2 in MuJoCo and in minigrid | as grid; need `pip install meristem[robots]` |
-| bridge, door, sprites, nlvr, medicine | the recipes on real data; `--real` is their folder | their tasks |
+| bridge, door, sprites, nlvr, medicine, nuclei | the recipes on real data; `--real` is their folder | their tasks |
 
 Finished runs are read back, so an interrupted command goes on. `--tiny` proves in seconds that every part works.
 """
@@ -166,12 +166,24 @@ def boxes(b: Bench) -> None:
 
 
 def generalist(b: Bench) -> None:
-    """One checkpoint for questions, cells and reports, beside a twin of each kind alone. NOT FOR CLINICAL USE."""
+    """One checkpoint for questions, cells and reports; an adapter on it, and a twin alone, for each kind of question.
+
+    NOT FOR CLINICAL USE.
+    """
     corpus = medicine.make(b.real, b.out / "medicine")
-    b.judge("medicine", b.run("medicine", "medicine", corpus), corpus, "visual_answers", limit=2000)
+    base = b.run("medicine", "medicine", corpus)
+    b.judge("medicine", base, corpus, "visual_answers", limit=2000)
     for kind in corpus.summary["labels"]:
         one = only(b.out, corpus, kind)
-        b.judge(f"medicine-{kind}", b.run(f"medicine-{kind}", "medicine", one), one, "visual_answers", limit=2000)
+        lora = {"base": str(base), "adapt__name": "lora", "adapt__rank": 8, **({} if b.tiny else {"train__steps": 100})}
+        for name, more in ((f"medicine-{kind}", {}), (f"medicine-{kind}-adapter", lora)):
+            b.judge(name, b.run(name, "medicine", one, **more), one, "visual_answers", limit=2000)
+
+
+def nuclei(b: Bench) -> None:
+    """Nuclei segmented for a click. NOT FOR CLINICAL USE."""
+    corpus = medicine.make(b.real / "nuclei-seg", b.out / "nuclei")
+    b.judge("nuclei", b.run("nuclei", "sam", corpus), corpus, "masks", limit=150)
 
 
 def only(out: Path, corpus: Corpus, kind: str) -> Corpus:
@@ -189,11 +201,12 @@ def only(out: Path, corpus: Corpus, kind: str) -> Corpus:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "tower": tower, "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000), "demonstrations": recorded,
-    "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
+    "tower": tower, "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000),
+    "demonstrations": recorded, "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
     "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
-    "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist}
-REAL = ("bridge", "door", "sprites", "nlvr", "medicine")
+    "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist,
+    "nuclei": nuclei}
+REAL = ("bridge", "door", "sprites", "nlvr", "medicine", "nuclei")
 
 
 if __name__ == "__main__":
