@@ -8,6 +8,7 @@
 | looks | llava on questions about scenes | accuracy on unseen scenes and unseen pairs, on noise, by type |
 | names | flamingo: a frozen language model, a frozen vit | new words after 0, 4 and 8 worked examples |
 | grid | rt2 on demonstrations and questions | success on unseen instructions, seen ones, none |
+| worldly | the same with questions about other worlds, which show every pair | the same |
 | demonstrations | rt2 on 100, 300, 1,000 episodes | the same: success by how much was recorded |
 | returns | decision_transformer on wandering demonstrations | steps to the goal, told to earn 1 and told 0 |
 | clips | film_clip, film_autoencoder, film | actions named, beside disorder; what a tracker sees in films |
@@ -108,10 +109,10 @@ def names(b: Bench) -> None:
         b.judge("names", flamingo, corpus, "visual_answers", shots=shots)
 
 
-def world(b: Bench, name: str, module: Any, documents: int, count: str = "") -> None:
+def world(b: Bench, name: str, module: Any, documents: int, count: str = "", steps: int = 0, **fields: Any) -> None:
     """A policy in a simulator."""
-    corpus = b.corpus(name + count, module.make, documents=documents)
-    run = b.run(f"rt2-{name}{count}", "rt2", corpus)
+    corpus = b.corpus(name + count, module.make, documents=documents, **fields)
+    run = b.run(f"rt2-{name}{count}", "rt2", corpus, **({"train__steps": steps} if steps and not b.tiny else {}))
     file = corpus.folder.with_name(corpus.folder.name + ".rows") / WORLD
     b.judge(name + count, run, corpus, f"closed_loop={file}", *(() if count else ("action_error",)))
 
@@ -202,7 +203,7 @@ def only(out: Path, corpus: Corpus, kind: str) -> Corpus:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tower": tower, "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000),
-    "demonstrations": recorded, "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
+    "worldly": lambda b: world(b, "worldly", gridworld, 3000, steps=2000, worldly=1.0), "demonstrations": recorded, "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
     "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
     "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist,
     "nuclei": nuclei}

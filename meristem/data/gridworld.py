@@ -8,7 +8,9 @@ An action is three numbers: right, down (rounded to whole cells) and stop (above
 success on the cell of the thing that was named, or after `limit` steps. Some pairs of colour and shape appear in no
 demonstration, neither named nor seen: the test split's instructions name them, and the things beside share the colour
 or the shape, so that both words must be understood. A share of the rows are questions about the frames: what RT-2 calls
-co-training with image-text data (https://arxiv.org/abs/2307.15818, section 3.2).
+co-training with image-text data (https://arxiv.org/abs/2307.15818, section 3.2). With `worldly` more questions are
+about other worlds, which show and name every pair: there is a thing or not, and where in the picture it stands. So the
+web told RT-2 of things that no robot had touched; what to do about them is still told of none.
 """
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from meristem.codecs.image import encode
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
 from meristem.core.random import seed_of
@@ -28,6 +31,7 @@ from meristem.data.scenes import COLOURS, SHAPES, covers
 from meristem.data.worlds import World, recorded
 
 DIMS = 3                                # numbers of an action
+DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
 GROUND, FRAME = (244, 242, 236), (25, 25, 25)
 Thing = tuple[str, str]                 # colour and shape
 Cell = tuple[int, int]                  # column and row
@@ -95,13 +99,15 @@ class Gridworld:
     things: int = 4
     held_out: float = 0.17              # of the pairs of colour and shape: named in the test split only
     questions: float = 0.25             # of the rows, beside the demonstrations
+    worldly: float = 0.0                # questions about any pair, for each row of a demonstration
     returns: bool = False               # rows say what the rest of the episode earned
     wander: float = 0.0                 # share of the demonstrations' steps that are taken at random
 
     def __post_init__(self) -> None:
         if not (3 <= self.size <= 16 and 2 <= self.things <= min(self.size**2, self.colours * self.shapes)
                 and 2 <= self.colours <= len(COLOURS) and 2 <= self.shapes <= len(SHAPES) and self.cell >= 6
-                and 0 <= self.held_out <= 0.4 and 0 <= self.questions < 1 and 0 <= self.wander < 1):
+                and 0 <= self.held_out <= 0.4 and 0 <= self.questions < 1 and 0 <= self.wander < 1
+                and 0 <= self.worldly <= 8):
             raise RequestError(f"no such gridworld: {self}; a side of 3 to 16 cells of 6 pixels or more, 2 things or "
                                "more of 2 to 8 colours and 2 to 6 shapes, shares below 1")
 
@@ -122,7 +128,7 @@ class Gridworld:
         new = self.unseen()
         every = [(c, s) for c in list(COLOURS)[:self.colours] for s in list(SHAPES)[:self.shapes]]
         old = [pair for pair in every if pair not in new]
-        named = new if split == "test" and new else old
+        named = new if split == "test" and new else every if split.startswith("asked") else old
         target = named[rng.integers(len(named))]
         like = [p for p in old if p != target and (p[0] == target[0]) != (p[1] == target[1])]
         rest = [p for p in old if p != target and p not in like]
@@ -145,6 +151,24 @@ class Gridworld:
                 yield row
                 if rng.random() < self.questions / (1 - self.questions):
                     yield {"image": row["image"], **self.question(rng, world)}
+                for one in range(int(self.worldly + rng.random()) if self.worldly else 0):
+                    other = self.episode(f"asked {split}", int(rng.integers(2**31)))
+                    name = f"{row['image'].removesuffix('.png')}-asked-{one}.png"
+                    (folder / name).write_bytes(encode(other.frame()))
+                    yield {"image": name, **self.worldly_question(rng, other)}
+
+    def worldly_question(self, rng: np.random.Generator, world: Episode) -> dict[str, str]:
+        """Whether any thing is there, or in which ninth of the picture one is."""
+        x, y = cell = list(world.things)[0 if rng.random() < 0.5 else rng.integers(len(world.things))]
+        colour, shape = world.things[cell]
+        if rng.random() < 0.5:
+            across, down = (min(2, 3 * place // self.size) for place in (x, y))
+            return {"input": f"where is the {colour} {shape}?", "target": f"{DOWN[down]} {ACROSS[across]}"}
+        if rng.random() < 0.5:
+            return {"input": f"is there a {colour} {shape}?", "target": "yes"}
+        absent = [(c, s) for c in list(COLOURS)[:self.colours] for s in list(SHAPES)[:self.shapes]
+                  if (c, s) not in world.things.values()]
+        return {"input": "is there a {} {}?".format(*absent[rng.integers(len(absent))]), "target": "no"}
 
     def question(self, rng: np.random.Generator, world: Episode) -> dict[str, str]:
         """Which shape of a colour there is, or whether there is a thing; true of the whole episode."""

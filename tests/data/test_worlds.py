@@ -53,6 +53,29 @@ def test_unseen_pairs_are_nowhere_in_training() -> None:
     assert KIND.episode("test", 3).instruction == KIND.episode("test", 3).instruction
 
 
+def test_worldly_questions_name_what_no_demonstration_does(tmp_path: Path) -> None:
+    make(tmp_path / "grid", {"documents": 30, "worldly": 1.0, "questions": 0.0})
+    kind = Gridworld(documents=30)
+    names = [" ".join(pair) for pair in kind.unseen()]
+    rows = [json.loads(line) for line in (tmp_path / "grid.rows" / "train.jsonl").read_text().splitlines()]
+    steps, asked = [r for r in rows if "action" in r], [r for r in rows if "target" in r]
+    assert len(steps) == len(asked) and not any(name in r["input"] for r in steps for name in names)
+    found = {r["target"] for r in asked if any(name in r["input"] for name in names)}
+    assert {"yes", "no"} < found and any(" " in target for target in found)
+    world = next(w for w in (kind.episode("asked train", n) for n in range(99)) if w.things[w.target] in kind.unseen())
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        row = kind.worldly_question(rng, world)
+        name = row["input"].rstrip("?").split(" a " if row["input"].startswith("is") else " the ")[1]
+        places = {" ".join(thing): cell for cell, thing in world.things.items()}
+        if row["target"] in ("yes", "no"):
+            assert (name in places) == (row["target"] == "yes")
+        else:
+            x, y = places[name]
+            assert row["target"] == f"{('top', 'top', 'middle', 'middle', 'bottom')[y]} " \
+                                    f"{('left', 'left', 'centre', 'centre', 'right')[x]}"
+
+
 def test_recorded_steps_lead_to_the_goal_again(tmp_path: Path) -> None:
     corpus = make(tmp_path / "grid", {"documents": 12, "returns": True, "wander": 0.3})
     rows = [json.loads(line) for line in (tmp_path / "grid.rows" / "train.jsonl").read_text().splitlines()]
