@@ -203,7 +203,8 @@ def only(out: Path, corpus: Corpus, kind: str) -> Corpus:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tower": tower, "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000),
-    "worldly": lambda b: world(b, "worldly", gridworld, 3000, steps=2000, worldly=1.0), "demonstrations": recorded, "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
+    "worldly": lambda b: world(b, "worldly", gridworld, 3000, steps=2000, worldly=1.0), "demonstrations": recorded,
+    "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
     "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
     "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist,
     "nuclei": nuclei}
