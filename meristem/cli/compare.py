@@ -44,8 +44,9 @@ def compare(
         sampling = replace(Sampling(length=length, temperature=temperature), seed=seed + number)
         made = complete(loaded.module, loaded.codec, [reader.prompt(row) for row in rows], sampling, also=reader.ends)
         answers.append([one.text.strip() for one in made])
-    asked = [Pair(row.get("messages", row.get("prompt")), pair)
+    names = (str(folders[0]), str(folders[1]))
+    asked = [Pair(row.get("messages", row.get("prompt")), pair, names)
              for row, pair in zip(rows, zip(*answers, strict=True), strict=True)]
     shown = write(out, asked, seed)
     return Answer({"page": str(out), "pairs": shown}, f"{out}: {shown} pairs; open it in a browser, then: "
-                  f"meristem adapt {model} reward data.corpus=preferences.jsonl")
+                  f"meristem votes preferences.jsonl, or meristem adapt {model} reward data.corpus=preferences.jsonl")

@@ -1,11 +1,11 @@
 """A page on which a person says which of two answers is better, and a preference file of the clicks.
 
-    write(Path("compare.html"), [Pair("2 + 2?", ["4", "5"], ["runs/sft", "runs/dpo"]), ...], seed=0)
+    write(Path("compare.html"), [Pair("2 + 2?", ("4", "5"), ("runs/sft", "runs/dpo")), ...], seed=0)
 
 One file without a server, a script from elsewhere or a network: it is opened in a browser, the clicks are kept there
-until they are saved as preferences.jsonl (prompt, chosen, rejected), which `meristem adapt MODEL reward` and `dpo`
-read. Which answer stands left is drawn by the seed and whose it is is not shown. Keys: left, right, and down for "equal
-or both bad", which is not saved.
+until they are saved as preferences.jsonl (prompt, chosen, rejected, whose), which `meristem adapt MODEL reward` and
+`dpo` read and `meristem votes` counts. Which answer stands left is drawn by the seed and whose it is is not shown.
+Keys: left, right, and down for "equal or both bad", which is not saved.
 """
 import json
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ function judge(choice) {
 }
 function rows() {
   return clicks.map((choice, n) => [choice, pairs[n]]).filter(([choice]) => choice >= 0).map(([choice, pair]) =>
-    JSON.stringify({ prompt: pair.asked, chosen: pair.answers[choice], rejected: pair.answers[1 - choice] }) + "\\n");
+    JSON.stringify({ prompt: pair.asked, chosen: pair.answers[choice], rejected: pair.answers[1 - choice],
+      model_chosen: pair.models[choice], model_rejected: pair.models[1 - choice] }) + "\\n");
 }
 at("left").onclick = () => judge(0);
 at("right").onclick = () => judge(1);
@@ -86,6 +87,7 @@ class Pair:
 
     prompt: str | list[dict[str, Any]]
     answers: tuple[str, str]
+    models: tuple[str, str] = ("", "")  # whose they are: not shown, kept in what is saved (`meristem votes`)
 
 
 def write(path: Path, pairs: Sequence[Pair], seed: int = 0) -> int:
@@ -100,7 +102,8 @@ def write(path: Path, pairs: Sequence[Pair], seed: int = 0) -> int:
     for number, pair in enumerate(kept):
         turned = seed_of(seed, "side", number) % 2
         rows.append({"prompt": _shown(pair.prompt), "asked": pair.prompt,
-                     "answers": list(pair.answers[::-1] if turned else pair.answers)})
+                     "answers": list(pair.answers[::-1] if turned else pair.answers),
+                     "models": list(pair.models[::-1] if turned else pair.models)})
     text = json.dumps(rows, ensure_ascii=True).replace("<", "\\u003c")         # no answer can end the script it is in
     key = f"{seed_of(text):x}"
     write_bytes(path, PAGE.replace("KEY", key).replace("PAIRS", text).encode())
