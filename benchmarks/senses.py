@@ -13,7 +13,7 @@
 | returns | decision_transformer on wandering demonstrations | steps to the goal, told to earn 1 and told 0 |
 | clips | film_clip, film_autoencoder, film | actions named, beside disorder; what a tracker sees in films |
 | arm, babyai | rt2 in MuJoCo and in minigrid | as grid; need `pip install meristem[robots]` |
-| bridge, door, sprites, nlvr, medicine, nuclei | the recipes on real data; `--real` is their folder | their tasks |
+| bridge, door, sprites, nlvr, emoji, medicine, nuclei | the recipes on real data, in `--real` | their tasks |
 
 Finished runs are read back, so an interrupted command goes on. `--tiny` proves in seconds that every part works.
 """
@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.common import record
 from meristem.corpus.labelled import labelled
 from meristem.corpus.store import NOTICE, Corpus
-from meristem.data import arm, babyai, clips, demonstrations, gridworld, looks, medicine, nlvr, scenes, sprites
+from meristem.data import arm, babyai, clips, demonstrations, emoji, gridworld, looks, medicine, nlvr, scenes, sprites
 from meristem.data.worlds import WORLD, together
 from meristem.evals.run import evaluate
 from meristem.evals.subject import Subject
@@ -166,6 +166,13 @@ def boxes(b: Bench) -> None:
                           train__context=96), corpus, "visual_answers")
 
 
+def emojis(b: Bench) -> None:
+    """What unseen emoji show, by a model that begins with nothing."""
+    corpus = emoji.make(b.real / "emoji-noto", b.out / "emoji")
+    b.judge("emoji", b.run("emoji", "llava", corpus, model__vision__fields__image=48, train__context=64), corpus,
+            "visual_answers", limit=2000)
+
+
 def generalist(b: Bench) -> None:
     """One checkpoint for questions, cells and reports; an adapter on it, and a twin alone, for each kind of question.
 
@@ -207,8 +214,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
     "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
     "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist,
-    "nuclei": nuclei}
-REAL = ("bridge", "door", "sprites", "nlvr", "medicine", "nuclei")
+    "nuclei": nuclei, "emoji": emojis}
+REAL = ("bridge", "door", "sprites", "nlvr", "medicine", "nuclei", "emoji")
 
 
 if __name__ == "__main__":

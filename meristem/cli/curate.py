@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures:"
 # KIND:FOLDER, and the file of meristem/data that reads it
-FOLDERS = {"robot": "demonstrations", "sprites": "sprites", "medicine": "medicine", "nlvr": "nlvr"}
+FOLDERS = {"robot": "demonstrations", "sprites": "sprites", "medicine": "medicine", "nlvr": "nlvr",
+           "emoji": "emoji"}
 
 
 def curate(
