@@ -1,17 +1,19 @@
-"""Images a second beside diffusers: the same U-Net of 10.7 M parameters at 32 x 32, the same steps, the same machine.
+"""Images a second beside diffusers: the same U-Net at 32 x 32, the same steps, the same machine.
 
-    python -m benchmarks.pictures              # all of it, alone on the machine: about 20 minutes
+    python -m benchmarks.pictures              # all of it, alone on the machine: two minutes on two cores
+    python -m benchmarks.pictures --compiled   # diffusers' blocks compiled, too: ten minutes, of which most is compiling
     python -m benchmarks.pictures --tiny       # a small U-Net, to see that it runs
 
-Training: forward, backward and AdamW on batches of 16 with noise drawn in the step, ours compiled as a run compiles it,
-theirs as their example trains it (bf16 autocast), eager and compiled; compilation is not counted. Sampling: 8 pictures
-by DDIM in 20 steps, in bf16. Both networks hold the same weights, and their pictures are compared. Doubling: our
-sampling again at twice the side and at twice the steps.
+Training: forward, backward and AdamW on batches of 16 with noise drawn in the step, neither side compiled: ours as the
+recipes of pictures run, theirs as their example trains (bf16 autocast). Sampling: 8 pictures by DDIM in 10 steps, in
+bf16, ours as `generate` samples. Both networks hold the same weights, and what they say is compared. Ours runs before
+and after, and counts by its median. Doubling: our sampling again at twice the side and at twice the steps.
 """
 import argparse
 import contextlib
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,67 +21,82 @@ from typing import Any
 
 from benchmarks.common import peak_bf16, record, worker
 
-SHAPE: dict[str, Any] = {"inputs": 3, "image": 32, "channels": (64, 128, 192), "blocks": 2,
+SHAPE: dict[str, Any] = {"inputs": 3, "image": 32, "channels": (64, 128, 192), "blocks": 1,
                          "attention": (False, True, True), "heads": 4, "head_dim": 32, "groups": 32}
-TINY = {**SHAPE, "channels": (32, 32, 64), "blocks": 1}
-BATCH, DRAWN, STEPS = 16, 8, 20
-REPEATS = 7
-FORMS = ("ours-train", "theirs-train", "theirs-train-compiled", "ours-draw", "theirs-draw", "theirs-draw-compiled",
-         "ours-draw-side", "ours-draw-steps")
+TINY = {**SHAPE, "channels": (32, 64), "attention": (False, True)}
+BATCH, DRAWN, STEPS = 16, 8, 10
+REPEATS = {"train": 7, "draw": 3, "draw twice the side": 1, "draw twice the steps": 1}
+WHO = ("ours", "theirs", "ours")
 
 
 def main() -> None:
-    """Measure every form in its own process and write benchmarks/results/pictures.json."""
+    """Measure everyone in processes of their own and write benchmarks/results/pictures.json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="theirs with its blocks compiled as well")
     parser.add_argument("--worker", nargs=2)
     words = parser.parse_args()
     if words.worker:
         print(json.dumps(measure(words.worker[0], words.worker[1] == "tiny")))
         return
     size = "tiny" if words.tiny else "full"
-    results = {form: worker("benchmarks.pictures", form, size) for form in FORMS}
-    rate = {form: result["images_per_second"] for form, result in results.items()}
-    ratios = {"training": rate["ours-train"] / max(rate["theirs-train"], rate["theirs-train-compiled"]),
-              "sampling": rate["ours-draw"] / max(rate["theirs-draw"], rate["theirs-draw-compiled"]),
-              "cost of twice the side": rate["ours-draw"] / rate["ours-draw-side"],
-              "cost of twice the steps": rate["ours-draw"] / rate["ours-draw-steps"]}
-    full = {"size": size, "batch": BATCH, "drawn": DRAWN, "steps": STEPS, "forms": results, "ratios": ratios}
+    called = [*(WHO[:2] if words.tiny else WHO), *["theirs-compiled"] * words.compiled]
+    runs = [worker("benchmarks.pictures", who, size) for who in called]
+
+    def rate(what: str) -> float:
+        return statistics.median(run[what]["images_per_second"] for run in runs if run["who"] == "ours")
+
+    ratios = {name: rate(what) / max(run[what]["images_per_second"] for run in runs if run["who"] != "ours")
+              for name, what in (("training", "train"), ("sampling", "draw"))}
+    ratios |= {f"cost of {more}": rate("draw") / rate(f"draw {more}") for more in ("twice the side", "twice the steps")}
+    full = {"size": size, "batch": BATCH, "drawn": DRAWN, "steps": STEPS, "runs": runs, "ratios": ratios}
     if words.tiny:
         print(json.dumps(full))
     else:
         record("pictures", full)
 
 
-def measure(form: str, tiny: bool) -> dict[str, Any]:
-    """Images a second of one form, the median of REPEATS, and its share of this machine's bf16 peak."""
+def measure(who: str, tiny: bool) -> dict[str, Any]:
+    """Images a second of training and sampling, and their shares of this machine's bf16 peak, measured around them."""
     import torch
 
     from meristem.core import machine
     machine.tune_allocator()
+    machine.set_threads()
     torch.manual_seed(0)
-    whose, what, *more = form.split("-")
-    ours = network(tiny)
+    torch._dynamo.config.recompile_limit = 64                  # a kernel a shape of a block
+    if tiny:
+        torch.compiler.set_stance("force_eager")               # a compiler takes minutes for the smallest network
+    whose, *more = who.split("-")
+    ours, flops = network(tiny), forward_flops(network(tiny))
     module: Any = ours if whose == "ours" else peer(ours)
-    flops = forward_flops(network(tiny))
-    side, steps = SHAPE["image"] * (2 if "side" in more else 1), STEPS * (2 if "steps" in more else 1)
-    if what == "train":
-        call, count, each = trainer(module, whose, "compiled" in more), BATCH, 3 * flops
-    else:
-        call = painter(module, whose, "compiled" in more, side, steps)
-        count, each = DRAWN, steps * flops * (4 if "side" in more else 1)
+    found: dict[str, Any] = {"who": who, "parameters": sum(p.numel() for p in ours.parameters()),
+                             "gigaflops_an_image_forward": flops / 1e9}
+    side = SHAPE["image"]
+    for what, repeats in REPEATS.items():
+        if what.startswith("draw"):
+            longer, larger = what.endswith("steps"), what.endswith("side")
+            call = painter(network(tiny) if whose == "ours" else module, whose, bool(more), side * (1 + larger),
+                           STEPS * (1 + longer))
+            count, each = DRAWN, STEPS * (1 + longer) * (1 + 3 * larger) * flops
+        else:
+            call, count, each = trainer(module, whose, bool(more)), BATCH, 3 * flops
+        if what in ("train", "draw") or whose == "ours":
+            found[what] = timed(call, 2 if tiny else repeats, count, each)
+    return found
+
+
+def timed(call: Callable[[], None], repeats: int, count: int, each: float) -> dict[str, float]:
+    """The rate of the median call after a first one, which is said apart, and its share of the larger peak."""
     began = time.perf_counter()
     call()
-    warm = time.perf_counter() - began
-    seconds = []
-    for _ in range(2 if tiny else REPEATS):
+    first, before, seconds = time.perf_counter() - began, peak_bf16(samples=5), []
+    for _ in range(repeats):
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)
-    rate = count / statistics.median(seconds)
-    return {"images_per_second": rate, "first_call_seconds": warm, "gigaflops_an_image_forward": flops / 1e9,
-            "share_of_peak": None if tiny else rate * each / peak_bf16(),
-            "parameters": sum(p.numel() for p in ours.parameters())}
+    rate, peak = count / statistics.median(seconds), max(before, peak_bf16(samples=5))
+    return {"images_per_second": rate, "first_call_seconds": first, "share_of_peak": rate * each / peak, "peak": peak}
 
 
 def network(tiny: bool) -> Any:
@@ -97,8 +114,6 @@ def network(tiny: bool) -> Any:
 
 def peer(ours: Any) -> Any:
     """diffusers' UNet2DModel with the same weights; its output is compared with ours."""
-    import tempfile
-
     import diffusers
     import torch
 
@@ -129,27 +144,37 @@ def trainer(module: Any, whose: str, compiled: bool) -> Callable[[], None]:
         from meristem.core.run import Train
         from meristem.nn.linear import compute_in
         from meristem.objectives.diffusion import Diffusion
-        from meristem.train.trainer import Trainer, compile_regions
+        from meristem.train.trainer import Trainer
         objective = Diffusion(compute_in(module, torch.bfloat16))
-        compile_regions(objective)
         batch = {"images": images, "weight": torch.ones(BATCH)}
         loop = Trainer(objective.train(), lambda step: [batch], Train(steps=1000, batch=BATCH))
         return lambda: loop.update([batch]) and None
     import diffusers
     scheduler, optimizer = diffusers.DDPMScheduler(), torch.optim.AdamW(module.parameters(), fused=True)
-    forward = torch.compile(module) if compiled else module
+    module.train()
+    compile_blocks(module, compiled)
 
     def step() -> None:
         clean = images.float() / 127.5 - 1
         noise, time_ = torch.randn_like(clean), torch.randint(0, 1000, (BATCH,))
         noisy = scheduler.add_noise(clean, noise, time_)
         with torch.autocast("cpu", torch.bfloat16):
-            said = forward(noisy, time_).sample
+            said = module(noisy, time_).sample
         torch.nn.functional.mse_loss(said.float(), noise).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     return step
+
+
+def compile_blocks(module: Any, compiled: bool) -> None:
+    """diffusers' residual blocks and attention, each by itself: the whole takes minutes."""
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.resnet import ResnetBlock2D
+
+    for block in module.modules() if compiled else ():
+        if isinstance(block, ResnetBlock2D | Attention):
+            block.compile(dynamic=False)
 
 
 def painter(module: Any, whose: str, compiled: bool, side: int, steps: int) -> Callable[[], None]:
@@ -169,14 +194,14 @@ def painter(module: Any, whose: str, compiled: bool, side: int, steps: int) -> C
     scheduler = diffusers.DDIMScheduler()
     scheduler.set_timesteps(steps)
     module.eval()
-    forward = torch.compile(module) if compiled else module
+    compile_blocks(module, compiled)
 
     def draw() -> None:
         at = x
         with torch.no_grad():
             for t in scheduler.timesteps:
                 with torch.autocast("cpu", torch.bfloat16):
-                    said = forward(at, t).sample
+                    said = module(at, t).sample
                 at = scheduler.step(said.float(), t, at).prev_sample
     return draw
 

@@ -30,6 +30,8 @@ from meristem.nn.mlp import MLP, Activation
 from meristem.nn.norm import LayerNorm
 from meristem.nn.patch import Patches, resample
 
+STRIDE = 16                             # places: a text tower reads whole strides of its context, up to the last end
+
 
 @dataclass(frozen=True)
 class Tower:
@@ -120,11 +122,13 @@ class Text(nn.Module):
     def forward(self, tokens: Int[Tensor, "B T"],
                 segments: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B D"]:
         """The vector at the first end token (CLIP; the last place where there is none), or at the last (SigLIP)."""
-        x = self.features(tokens, segments)
         if not self.config.causal:
-            return x[:, -1]
+            return self.features(tokens, segments)[:, -1]
         ends = tokens == self.config.end
-        at = torch.where(ends.any(1), ends.int().argmax(1), tokens.shape[1] - 1)
+        at, read = torch.where(ends.any(1), ends.int().argmax(1), tokens.shape[1] - 1), tokens.shape[1]
+        if not at.is_meta:                                     # the rest is padding that nobody looks back from
+            read = min(read, (int(at.max()) // STRIDE + 1) * STRIDE)
+        x = self.features(tokens[:, :read], None if segments is None else segments[:, :read])
         return x[torch.arange(len(x), device=x.device), at]
 
 

@@ -101,6 +101,19 @@ def test_padding_of_a_text_is_not_seen() -> None:
 
 
 @torch.no_grad()
+def test_places_after_the_last_end_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = parity.ours("clip", **ours("clip"))[1], inputs()[1][1:]    # ends at 3, 11 and 7 of 20 places
+    read: list[int] = []
+    features = type(model.text).features
+    monkeypatch.setattr(type(model.text), "features", lambda self, tokens, segments=None: (
+        read.append(tokens.shape[1]), features(self, tokens, segments))[1])
+    short = model.text(tokens)
+    monkeypatch.setattr("meristem.models.clip.STRIDE", 20)
+    torch.testing.assert_close(short, model.text(tokens))
+    assert read == [16, 20]
+
+
+@torch.no_grad()
 def test_vectors_have_length_one_and_the_scale_is_applied() -> None:
     model = parity.ours("clip", **ours("clip"))[1]
     images, tokens = inputs()
