@@ -1,7 +1,7 @@
 """Images a second beside diffusers: the same U-Net at 32 x 32, the same steps, the same machine.
 
     python -m benchmarks.pictures              # all of it, alone on the machine: two minutes on two cores
-    python -m benchmarks.pictures --compiled   # diffusers' blocks compiled, too: ten minutes, of which most is compiling
+    python -m benchmarks.pictures --compiled   # diffusers' blocks compiled, too: ten minutes, mostly of compiling
     python -m benchmarks.pictures --tiny       # a small U-Net, to see that it runs
 
 Training: forward, backward and AdamW on batches of 16 with noise drawn in the step, neither side compiled: ours as the
