@@ -19,6 +19,6 @@ def votes(
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong.
     """
     from meristem.core.config import to_dict
-    from meristem.govern.votes import read, tally
+    from meristem.evals.votes import read, tally
     found = tally(read(preferences.expanduser()), seed)
     return Answer(to_dict(found), "\n".join(found.lines()))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from meristem.core.errors import RequestError
+from meristem.evals.votes import Vote, bradley_terry, read, tally
 from meristem.govern.compare import Pair
 from meristem.govern.compare import write as page
-from meristem.govern.votes import Vote, bradley_terry, read, tally
 
 
 def drawn(strengths: dict[str, float], n: int, seed: int) -> list[Vote]:
@@ -24,7 +24,7 @@ def drawn(strengths: dict[str, float], n: int, seed: int) -> list[Vote]:
 
 def test_strengths_come_back() -> None:
     true = {"a": 1.0, "b": 0.0, "c": -1.0}
-    found = tally((drawn(true, 1000, 0), 0))
+    found = tally((drawn(true, 400, 0), 0))
     assert list(found.strengths) == ["a", "b", "c"]
     assert all(s.interval.low <= true[name] <= s.interval.high for name, s in found.strengths.items())
     assert found.pairs[0].decided and found.pairs[0].won / found.pairs[0].n == found.pairs[0].share
