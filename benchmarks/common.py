@@ -2,10 +2,12 @@
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,24 @@ def peak_bf16(n: int = 1024, samples: int = 9) -> float:
             seconds.append((time.perf_counter() - start) / 4)
         groups.append(sorted(seconds)[samples // 2])
     return 2 * n**3 / min(groups)
+
+
+EAGER, BOTH = ("force_eager",), ("force_eager", "default")     # stances of torch.compiler, for `compared`
+
+
+def compared(ours: Callable[[], object], theirs: Callable[[], object], rounds: int,
+             stances: Sequence[str] = BOTH) -> dict[str, Any]:
+    """Seconds of two sides, each at its faster stance (eager, or with what it compiled): medians of rounds in turn."""
+    import torch
+    calls = {(side, stance): call for side, call in (("ours", ours), ("theirs", theirs)) for stance in stances}
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for n in range(rounds + 1):                                # the first round warms up and compiles
+        for key in sorted(calls, reverse=bool(n % 2)):
+            with torch.compiler.set_stance(key[1]):
+                start = time.perf_counter()
+                calls[key]()
+                taken[key].append(time.perf_counter() - start)
+    middle = {key: statistics.median(some[1:]) for key, some in taken.items()}
+    best = {side: min(seconds for key, seconds in middle.items() if key[0] == side) for side in ("ours", "theirs")}
+    return {**best, "ratio": best["theirs"] / best["ours"],
+            "each": {f"{side} {stance}": seconds for (side, stance), seconds in middle.items()}}

@@ -4,24 +4,26 @@
 
 Random weights of one shape are written by us and read by transformers; the logits are compared first. Training is one
 AdamW step on the same batch (forward, backward, step); answering is greedy, from pictures and prompts to `--new`
-tokens, each side with its own cache. Both compute in fp32 with as many threads. Sides take turns; the rate is the best
-round.
+tokens, each side with its own cache, in fp32. Training is timed in fp32 and in bf16 (theirs through autocast, ours by
+its own casts), eagerly and with the blocks compiled; a side is judged by its fastest setting. Rounds take turns;
+medians.
 """
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common import record
+from benchmarks.common import BOTH, EAGER, compared, record
 from meristem.core.config import from_dict
 from meristem.generate.autoregressive import generate
 from meristem.generate.base import Shown
 from meristem.hub import hf
 from meristem.models.llava import Config, Model
+from meristem.nn.linear import compute_in
+from meristem.train.trainer import blocks
 
 SHAPE: dict[str, Any] = {
     "vocab": 8192, "context": 512, "image_token": 1,
@@ -55,16 +57,6 @@ def batch(config: Config, rows: int, words: int) -> tuple[torch.Tensor, torch.Te
     return tokens, torch.rand(rows, 1, 3, config.image, config.image, generator=generator) * 2 - 1
 
 
-def best(call: Callable[[], None], rounds: int) -> float:
-    """Seconds of the fastest of some rounds."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
 def run(tiny: bool, rounds: int, new: int) -> dict[str, Any]:
     """Outputs, rates and their quotients."""
     config, module, theirs = sides(TINY if tiny else SHAPE)
@@ -75,12 +67,13 @@ def run(tiny: bool, rounds: int, new: int) -> dict[str, Any]:
         ours, want = module(tokens, images=images), theirs(input_ids=tokens, pixel_values=flat).logits
     gap = float((ours - want).abs().max() / want.abs().max())
 
-    def trainer(model: Any, logits: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    def trainer(model: Any, logits: Callable[[], torch.Tensor], auto: bool = False) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
         def step() -> None:
-            loss = torch.nn.functional.cross_entropy(logits()[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-            loss.backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=auto):
+                said = logits()
+            torch.nn.functional.cross_entropy(said[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
             optimizer.step()
             optimizer.zero_grad()
         return step
@@ -97,17 +90,24 @@ def run(tiny: bool, rounds: int, new: int) -> dict[str, Any]:
                                    max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
         said["theirs"] = made[:, tokens.shape[1]:].tolist()
 
-    answers = {"ours": best(answer_ours, rounds), "theirs": best(answer_theirs, rounds)}
+    answers = compared(answer_ours, answer_theirs, rounds, EAGER)
     equal = said["ours"] == said["theirs"]
     module.train()
     theirs.train()
-    train = {"ours": best(trainer(module, lambda: module(tokens, images=images)), rounds),
-             "theirs": best(trainer(theirs, lambda: theirs(input_ids=tokens, pixel_values=flat).logits), rounds)}
+    for block in [*blocks(module), *blocks(theirs)]:
+        block.compile(dynamic=False)
+    training = {}
+    for word in ("float32", "bfloat16"):
+        compute_in(module, getattr(torch, word))
+        training[word] = compared(
+            trainer(module, lambda: module(tokens, images=images)),
+            trainer(theirs, lambda: theirs(input_ids=tokens, pixel_values=flat).logits, word == "bfloat16"),
+            rounds, EAGER if tiny else BOTH)
+    fastest = {side: min(one[side] for one in training.values()) for side in ("ours", "theirs")}
     return {"tiny": tiny, "parameters": sum(p.numel() for p in module.parameters()), "rows": rows,
             "tokens_a_row": tokens.shape[1], "new": new, "largest_gap": gap, "equal_answers": equal,
-            "train_seconds": train, "answer_seconds": answers, "threads": torch.get_num_threads(),
-            "train_times": round(train["theirs"] / train["ours"], 2),
-            "answer_times": round(answers["theirs"] / answers["ours"], 2)}
+            "training": training, "answering": answers, "threads": torch.get_num_threads(),
+            "train_times": round(fastest["theirs"] / fastest["ours"], 2), "answer_times": round(answers["ratio"], 2)}
 
 
 if __name__ == "__main__":
