@@ -21,26 +21,34 @@ def export(
     licences: Annotated[str, typer.Option(help="Of the training documents, all of them: permissive, SPDX identifiers, "
                                                "unknown. Without it only those that allow no derived work are "
                                                "refused.", show_default=False)] = "",
+    release: Annotated[Path | None, typer.Option(help="Only if every point of the release checklist is met; a JSON "
+                                                      "file with a person's answers.", show_default=False)] = None,
 ) -> Answer:
     """Write a model for other programs; what was written is loaded again and must give equal logits, or it is removed.
 
     The folder loads with transformers: AutoModelForCausalLM.from_pretrained(OUT). With --bits meristem alone reads it.
     An adapter without plain weights (prefix, prompt, bottleneck) is written as PEFT's two files, which name the base.
-    A run folder's model leaves only when no training document's licence forbids it; the documents are named.
+    A run folder's model leaves only when no training document's licence forbids it; the documents are named. With
+    --release the checklist of docs/governance.md is asked too, and RELEASE.json goes with the model.
 
     Example: meristem export runs/fill --to hf --out ~/models/fill
+             meristem export runs/fill --out ~/models/fill --release release.json
 
     Exit status: 0 ok; 1 the machine failed or the reloaded model differs; 2 the request was wrong.
     """
     if to not in FORMATS:
         raise RequestError(f"no format {to!r}; {nearest(to, FORMATS)}")
     run, says = _gate(model, licences)
+    points = _released(run, release, licences) if release else []
     if to == "diffusers":
         if bits:
             raise RequestError("--bits quantises one model for meristem; leave it out with --to diffusers")
         facts, equal = _pipeline(model, out.expanduser()), "pictures"
     else:
         facts, equal = _write(model_folder(model), out.expanduser(), bits, group), "logits"
+    if points:
+        from meristem.govern.checklist import write
+        write(points, out.expanduser())
     if run:
         from meristem.govern.lineage import exported
         exported(run, out.expanduser(), to)
@@ -56,6 +64,16 @@ def _gate(model: Path, licences: str) -> tuple[Path | None, str]:
         return None, "licences not checked: this model lies in no run folder, so its documents are not known"
     from meristem.govern import gate
     return run, gate.refuse(run, licences).line()
+
+
+def _released(run: Path | None, answers: Path, licences: str) -> list[Any]:
+    """The points of the release checklist, all met; RequestError where one is open or there is no run folder."""
+    from meristem.govern import checklist
+    if run is None:
+        raise RequestError("only a run folder can be released: this model lies in none, so nothing is known of it")
+    points = checklist.check(run, checklist.answers(answers.expanduser()), licences)
+    checklist.refuse(points)
+    return points
 
 
 def _pipeline(source: Path, out: Path) -> dict[str, Any]:
