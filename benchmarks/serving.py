@@ -3,6 +3,7 @@
     python -m benchmarks.serving                  # about 15 minutes on a machine that does nothing else
     python -m benchmarks.serving --only ours adapters          # some workers; nothing is recorded
     python -m benchmarks.serving --tiny           # a toy shape and a few requests: proves that it works
+    python -m benchmarks.serving --recorded --price 0.10       # what 1,000 tokens cost at the recorded rates
 
 Needs `make bench-peers`, and in .bench/llamacpp/env what its server needs: fastapi uvicorn sse-starlette
 starlette-context pydantic-settings.
@@ -31,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import PEERS, record, worker
+from benchmarks.common import PEERS, RESULTS, record, worker
 
 SERVERS = ("ours", "transformers", "llamacpp")
 KINDS = (*SERVERS, "prefix", "adapters")
@@ -252,14 +253,36 @@ def work(kind: str, load: Load) -> dict[str, Any]:
             return {str(n): asyncio.run(loaded(url, name, n, load)) for n in load.clients}
 
 
+def costs(found: dict[str, Any], price: float) -> dict[str, Any]:
+    """Seconds, dollars, joules (with their band) and grams of CO2e of 1,000 tokens, by server and clients.
+
+    The machine is the result's: its processor, the threads that it has, and this machine's memory.
+    """
+    from meristem.plan.answers import per_thousand
+    table: dict[str, Any] = {}
+    for server in SERVERS:
+        for clients, row in found[server].items():
+            cost = per_thousand(row["tokens_per_second"], price=price, threads=found["cores"], cpu=found["processor"])
+            table.setdefault(server, {})[clients] = {
+                "seconds": round(cost.seconds, 3), "dollars": cost.dollars, "joules": round(cost.energy.joules, 2),
+                "low": round(cost.energy.low, 2), "high": round(cost.energy.high, 2),
+                "grams": round(cost.energy.grams, 5)}
+    return table
+
+
 def main() -> None:
     """Run the workers one after another and record what they found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=KINDS)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--recorded", action="store_true", help="measure nothing, price the last result")
+    parser.add_argument("--price", type=float, default=0.0, help="of the machine, dollars an hour")
     parser.add_argument("--worker")
     given = parser.parse_args()
+    if given.recorded:
+        print(json.dumps(costs(json.loads((RESULTS / "serving.json").read_text()), given.price)))
+        return
     load = TINY if given.tiny else Load()
     load = replace(load, seconds=given.seconds) if given.seconds else load
     if given.worker:
