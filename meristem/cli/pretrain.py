@@ -30,6 +30,8 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE.", show_default=False)] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Repeat or go on with the run of this folder.",
                                                 show_default=False)] = None,
+    size: Annotated[str, typer.Option(help="One dial for width and depth: nano, micro, mini, small, medium, large, xl.",
+                                      show_default=False)] = "",
     fresh: Fresh = False,
     allow_drift: Drift = False,
     check: Annotated[bool, typer.Option("--check", help="Look at disk, tokenizer, first loss, a checkpoint and one "
@@ -48,12 +50,13 @@ def pretrain(
     battery is asked (docs/risk.md), as many items a task as training took seconds.
 
     Example: meristem pretrain llama data.corpus=runs/corpus train.steps=2000 --out runs/llama
+             meristem pretrain llama --size mini data.corpus=runs/corpus
              meristem pretrain llama --mesh dp=64,tp=2 --dry-run --device h100-sxm            (what it would take)
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (every mistake at once, with the nearest name);
     3 every checkpoint is damaged; 130 or 143 stopped by Ctrl-C or SIGTERM, and saved.
     """
-    run, folder = requested(recipe, meshed(edits, mesh), out, source)
+    run, folder = requested(recipe, meshed(edits, mesh), out, source, size)
     if run.adapt or run.base:
         raise RequestError(f"{run.name} adapts a model; use: meristem adapt MODEL {recipe or run.name}")
     if dry_run:
@@ -92,8 +95,9 @@ def examine(run: "Run", folder: Path) -> Answer:
     return Answer({c.name: c.found for c in found}, lines)
 
 
-def requested(recipe: str, words: list[str], out: Path | None, source: Path | None) -> tuple["Run", Path]:
-    """The run that a command line asks for, and its folder."""
+def requested(recipe: str, words: list[str], out: Path | None, source: Path | None,
+              size: str = "") -> tuple["Run", Path]:
+    """The run that a command line asks for, and its folder; fields that are named count over those of `size`."""
     from meristem.core.config import edit, from_dict, parse_edits, read_file
     from meristem.core.run import Run
     from meristem.recipes import resolve
@@ -102,7 +106,12 @@ def requested(recipe: str, words: list[str], out: Path | None, source: Path | No
             raise RequestError("which recipe? name one (meristem list recipes), or go on with a run: "
                                "meristem pretrain --from RUN")
         run, _ = resolve(recipe, parse_edits(words))
+        if size:
+            from meristem.plan.sizes import sized
+            run = edit(sized(run, size), parse_edits(words))
         return run, (out or Path("runs") / run.name).expanduser()
+    if size:
+        raise RequestError(f"the run of {source} has its size; --size is for a new one")
     if recipe and "=" not in recipe:
         raise RequestError(f"give either a recipe ({recipe}) or --from {source}, not both")
     if not (source / "recipe.json").is_file():
