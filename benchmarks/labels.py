@@ -4,9 +4,9 @@
 
 DATA holds banking77, sentence-polarity and mnist. `spam`: recipe `quality` and logistic regression on word counts learn
 10, 50, 200 and 1,000 labels, three draws each. Wanted mail is real: commit messages of this checkout's git history,
-customers' questions to a bank, sentences about films; spam is made from templates, and those of the test are not those
-of training. Reported: accuracy on 600 held-out mails and the share of wanted mail called spam. `oversight` (Burns et
-al. 2023, https://arxiv.org/abs/2312.09390): a small ResNet that has seen 100 labelled digits labels 4,000 others; a
+customers' questions to a bank, sentences about films; spam is made from templates, and is asked for from those of
+training and from others. Reported: the share of 300 held-out mails of each kind that is named right. `oversight` (Burns
+et al. 2023, https://arxiv.org/abs/2312.09390): a small ResNet that has seen 100 labelled digits labels 4,000 others; a
 larger one learns those labels, another of its kind the true ones. Reported: the share of the gap between weak and
 ceiling that the student recovers, with a bootstrap over test digits, three seeds. Interrupted, the command goes on.
 """
@@ -80,16 +80,21 @@ def wanted(data: Path) -> list[str]:
 
 
 def spam(data: Path, out: Path, tiny: bool) -> dict[str, Any]:
-    """Accuracy by labels."""
+    """Accuracy by labels, on spam of the training's templates and on spam of others."""
     fine = wanted(data)
     rng = np.random.default_rng(seed_of(0, "spam"))
-    test: Rows = [(text, "wanted") for text in fine[:300]] + [(spam_mail(rng, True), "spam") for _ in range(300)]
+    asked: dict[str, Rows] = {"wanted": [(text, "wanted") for text in fine[:300]],
+                              "new templates": [(spam_mail(rng, True), "spam") for _ in range(300)]}
     checked: Rows = [(t, "wanted") for t in fine[300:350]] + [(spam_mail(rng, False), "spam") for _ in range(50)]
     known = [(t, "wanted") for t in fine[350:]], [(spam_mail(rng, False), "spam") for _ in range(1200)]
+    asked["known templates"] = [(spam_mail(rng, False), "spam") for _ in range(300)]
+    test = [row for rows in asked.values() for row in rows]
     found: dict[str, Any] = {"wanted mails": len(fine)}
     for count in COUNTS[:2] if tiny else COUNTS:
-        hits: dict[str, list[float]] = {"quality": [], "called spam wrongly": [], "bag_of_words": []}
-        for draw in range(1 if tiny else 3):
+        hits: dict[str, list[float]] = {name: [] for name in asked}
+        words: dict[str, list[float]] = {name: [] for name in asked if name != "wanted"}
+        draws = 1 if tiny else 3
+        for draw in range(draws):
             order = [np.random.default_rng(seed_of(draw, "mail", count)).permutation(len(some)) for some in known]
             rows = [some[i] for some, at in zip(known, order, strict=True) for i in at[:count // 2]]
             folder = write(out / f"mail-{count}-{draw}", {
@@ -99,18 +104,18 @@ def spam(data: Path, out: Path, tiny: bool) -> dict[str, Any]:
                 "seed": draw, "data.corpus": str(folder), "data.codec.vocab": 2048, "train.context": 64,
                 "train.steps": 4 if tiny else 200}), out / f"quality-{count}-{draw}")
             model = Linear.open(str(run))
-            said = [model.labels[i] for i in model.probabilities([t for t, _ in test]).argmax(1)]
-            hits["quality"] += [float(a == b) for a, (_, b) in zip(said, test, strict=True)]
-            hits["called spam wrongly"] += [float(a == "spam") for a in said[:300]]
-            hits["bag_of_words"].append(on_word_counts(rows, test, draw, forest=False)["bag_of_words"])
-        draws = len(hits["bag_of_words"])
-        found[str(count)] = {"bag_of_words": round(float(np.mean(hits["bag_of_words"])), 4)}
-        for key in ("quality", "called spam wrongly"):
-            n = len(hits[key]) // draws                        # the draws are asked the same mails
-            interval = wilson(round(sum(hits[key]) / draws), n)
-            found[str(count)][key] = [round(float(np.mean(hits[key])), 4), round(interval.low, 4),
-                                      round(interval.high, 4)]
-        print(count, found[str(count)], flush=True)
+            for name, some in asked.items():
+                said = model.probabilities([t for t, _ in some]).argmax(1)
+                hits[name] += [float(model.labels[i] == label) for i, (_, label) in zip(said, some, strict=True)]
+            for name, values in words.items():
+                values.append(on_word_counts(rows, asked["wanted"] + asked[name], draw, forest=False)["bag_of_words"])
+        table: dict[str, Any] = {f"words, wanted and {name}": round(float(np.mean(v)), 4) for name, v in words.items()}
+        for name, values in hits.items():                      # the draws are asked the same mails
+            interval = wilson(round(sum(values) / draws), len(asked[name]))
+            table[f"{name}, right"] = [round(float(np.mean(values)), 4), round(interval.low, 4),
+                                       round(interval.high, 4)]
+        found[str(count)] = table
+        print(count, table, flush=True)
     return found
 
 
