@@ -30,12 +30,17 @@ WIDTHS: dict[int, tuple[np.dtype[Any], float]] = {          # bytes of a sample:
 
 @dataclass(frozen=True)
 class Mel:
-    """How samples become frames: `fft` samples a window, one every `hop`, energies of `mels` bands up to rate / 2."""
+    """How samples become frames: `fft` samples a window, one every `hop`, energies of `mels` bands up to `top` Hz.
+
+    `decibels` is CLAP's way (LAION's, by librosa): 10 log10 of each energy, no floor, and a frame at the end as well.
+    """
 
     rate: int = 16_000
     fft: int = 400
     hop: int = 160
     mels: int = 80
+    top: float = 0.0                    # 0: rate / 2
+    decibels: bool = False
 
 
 def decode(raw: bytes, rate: int = 0, name: str = "the sound") -> Float32[np.ndarray, "N"]:
@@ -151,15 +156,18 @@ def normal(x: Float32[np.ndarray, "*B N"]) -> Float32[np.ndarray, "*B N"]:
 
 
 def log_mel(x: Float[np.ndarray, "*B N"], how: Mel | None = None) -> Float32[np.ndarray, "*B M F"]:
-    """The frames of sounds, one every `hop` samples: N / hop of them."""
+    """The frames of sounds, one every `hop` samples: N / hop of them, in decibels one more."""
     how = how or Mel()
     if x.shape[-1] <= how.fft // 2:
         raise RequestError(f"{x.shape[-1]} samples are too few for windows of {how.fft}")
     side = [(0, 0)] * (x.ndim - 1) + [(how.fft // 2, how.fft // 2)]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, side, mode="reflect"), how.fft, axis=-1)
-    windows = windows[..., :x.shape[-1] // how.hop * how.hop:how.hop, :]
+    count = x.shape[-1] // how.hop + how.decibels
+    windows = windows[..., :count * how.hop:how.hop, :]
     power = np.abs(np.fft.rfft(windows * hann(how.fft))) ** 2                   # [..., F, bins]
     log = np.log10(np.maximum(power @ bands(how), 1e-10)).swapaxes(-1, -2)
+    if how.decibels:
+        return (10.0 * log).astype(np.float32)
     log = np.maximum(log, log.max((-1, -2), keepdims=True) - 8.0)
     return ((log + 4.0) / 4.0).astype(np.float32)
 
@@ -172,7 +180,7 @@ def hann(size: int) -> np.ndarray:
 @functools.cache
 def bands(how: Mel) -> np.ndarray:
     """Triangles on Slaney's mel scale, each of area 2 / width, [fft / 2 + 1, mels] (Slaney 1998, Auditory Toolbox)."""
-    edges = hertz(np.linspace(mel(np.array(0.0)), mel(np.array(how.rate / 2)), how.mels + 2))
+    edges = hertz(np.linspace(mel(np.array(0.0)), mel(np.array(how.top or how.rate / 2)), how.mels + 2))
     at = np.linspace(0, how.rate / 2, how.fft // 2 + 1)[:, None]
     rise = (at - edges[:-2]) / np.diff(edges)[:-1]
     fall = (edges[2:] - at) / np.diff(edges)[1:]

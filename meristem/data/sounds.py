@@ -10,6 +10,7 @@ samples with mean 0 and deviation 1 over what was heard.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,13 +53,26 @@ class Form:
     count: int
     mels: int = 0
     changes: Changes = field(default_factory=Changes)
+    fft: int = 0                        # samples of a window; 0: 25 ms
+    top: float = 0.0                    # Hz of the highest band; 0: rate / 2
+    decibels: bool = False              # as CLAP hears: a short sound as often as it fits, in decibels
+
+    @classmethod
+    def wanted(cls, config: Any, changes: Changes | None = None) -> "Form":
+        """What the config of a model of frames asks for."""
+        c = vars(config)
+        return cls(c["rate"], config.samples, c["mels"], changes or Changes(), c.get("fft", 0), c.get("top", 0.0),
+                   c.get("decibels", False))
 
     def frames(self) -> Mel:
-        """Windows of 25 ms every 10 ms."""
-        return Mel(self.rate, self.rate // 40, self.rate // 100, self.mels)
+        """A window every 10 ms."""
+        return Mel(self.rate, self.fft or self.rate // 40, self.rate // 100, self.mels, self.top, self.decibels)
 
     def of(self, samples: Float32[np.ndarray, "B N"], lengths: np.ndarray) -> Batch:
         """The field of a batch that a model of this form reads, and how much of it was heard."""
+        if self.decibels:
+            samples = np.stack([fit(np.tile(one[:n], len(one) // max(1, n)), len(one))
+                                for one, n in zip(samples, lengths.tolist(), strict=True)])
         if self.mels:
             return {"mel": torch.from_numpy(log_mel(samples, self.frames())),
                     "heard": torch.from_numpy(-(-lengths // self.frames().hop))}

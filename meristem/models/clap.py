@@ -9,8 +9,8 @@ places merged by fours between the stages). The text tower is RoBERTa's. In Pyth
     model = Model(SIZES["clap-htsat-unfused"])
     model.logits(*model(frames, tokens))                       # [B, 64, F] and [M, T] -> [sounds, texts]
 
-A text ends at `end`, which also fills it up; such places are not seen. Published weights were trained on windows of
-1,024 samples at 48 kHz in decibels; what is trained here hears the frames of codecs/audio.py.
+A text ends at `end`, which also fills it up; such places are not seen. Frames are those of codecs/audio.py, by default
+as the published weights want them: windows of 1,024 samples at 48 kHz, bands up to 14 kHz, in decibels.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,6 +60,9 @@ class Config:
     rate: int = 48_000                  # samples a second; frames are rate / 100 apart
     seconds: float = 10.0               # of a sound
     mels: int = 64
+    fft: int = 1024                     # samples of a window; 0: 25 ms
+    top: float = 14_000.0               # Hz of the highest band; 0: rate / 2
+    decibels: bool = True               # False: frames as Whisper hears them
     spec: int = 256                     # side of the picture that the frames become
     patch: int = 4
     dim: int = 96
@@ -381,7 +384,8 @@ def _write(config: Config, kind: Kind) -> dict[str, Any]:
 
 HF_CONFIG = FieldMap(
     Kind("ClapModel", "clap", {"kind": "clap"}),
-    rows=(("project", "projection_dim", 512), ("rate", "sampling_rate", 48_000), ("seconds", "max_length_s", 10.0)),
+    rows=(("project", "projection_dim", 512), ("rate", "sampling_rate", 48_000), ("seconds", "max_length_s", 10.0),
+          ("fft", "fft_window_size", 1024), ("top", "frequency_max", 14_000.0), ("decibels", "decibels", True)),
     fixed={"projection_hidden_act": "relu"},
     groups=(Group(("text_config.*", "audio_config.*", "hidden_size", "num_hidden_layers", "initializer_factor",
                    "logit_scale_init_value"), _read, _write),))

@@ -35,7 +35,7 @@ class Contrastive(Objective):
 
     def __init__(self, model: nn.Module, loss: Literal["softmax", "sigmoid", ""] = "", together: bool = False):
         super().__init__(model)
-        kind = vars(model.config).get("kind")
+        kind = str(vars(model.config).get("kind"))
         if kind not in self.kinds:
             raise RequestError(f"contrastive learning needs a model with two towers; set model.name={self.family}")
         self.loss, self.together = loss or self.kinds[kind], together

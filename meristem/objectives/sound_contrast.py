@@ -15,7 +15,7 @@ from meristem.core import parallel
 from meristem.core.config import from_dict
 from meristem.core.errors import RequestError
 from meristem.core.types import Batch
-from meristem.data.sounds import Changes
+from meristem.data.sounds import Changes, Form
 from meristem.objectives.contrastive import LARGEST, Contrastive
 
 
@@ -28,6 +28,11 @@ class SoundContrast(Contrastive):
     def __init__(self, model: nn.Module, changes: Mapping[str, Any] | None = None):
         super().__init__(model, together=True)
         self.changes = from_dict(Changes, dict(changes or {}))
+
+    @property
+    def sound(self) -> Form:
+        """The frames that its model asks for."""
+        return Form.wanted(self.model.config, self.changes)
 
     def prepare(self, batch: Batch) -> Batch:
         """Every row counts 1."""

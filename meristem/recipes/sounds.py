@@ -55,8 +55,8 @@ def clap() -> Run:
     """
     return Run(
         name="clap", model=Part("clap", {"text": {"dim": 64, "layers": 2, "heads": 4}, "rate": 8000, "seconds": 1.0,
-                                         "mels": 32, "spec": 64, "patch": 4, "dim": 32, "depths": [2, 2],
-                                         "heads": [2, 4], "window": 4, "project": 64}),
+                                         "fft": 0, "top": 0.0, "decibels": False, "mels": 32, "spec": 64, "patch": 4,
+                                         "dim": 32, "depths": [2, 2], "heads": [2, 4], "window": 4, "project": 64}),
         objective=Part("sound_contrast", {"changes": dict(VOICES)}), data=LETTERS,
         train=Train(steps=800, batch=32, context=32, lr=1e-3, warmup=50, weight_decay=0.05, guard=False,
                     compile=False))

@@ -133,7 +133,7 @@ async def zero_shot(server: Server, request: Any, body: SoundZeroShot) -> dict[s
     config, codec = model.module.config, model.codec
     assert codec is not None
     sound = decode(_bytes(body.audio), config.rate, "audio")
-    given = Form(config.rate, config.samples, config.mels).of(
+    given = Form.wanted(config).of(
         fit(sound, config.samples)[None], np.array([min(len(sound), config.samples)]))["mel"]
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from meristem.corpus.labelled import labelled
 from meristem.corpus.store import Corpus
 from meristem.data import tones
 from meristem.data.sounds import Changes, Form, Sounds, changed, hide
+from meristem.models.clap import Config
 
 CHANGES = Changes(speed=0.2, gain=6.0, noise=0.1, shift=0.2, bands=4, times=5)
 
@@ -71,6 +72,17 @@ def test_each_change_does_what_it_says() -> None:
     hide(shown, Changes(bands=5, times=8), rng)
     rows, columns = ((shown != frames).any(1).sum(), (shown != frames).any(0).sum())
     assert rows and columns and (shown != frames).sum() < 600
+
+
+def test_claps_frames_are_those_of_transformers() -> None:
+    from transformers import ClapFeatureExtractor
+    x = np.random.default_rng(0).normal(0, 0.1, 62_400).astype(np.float32)         # 1.3 seconds: seven times, then none
+    theirs = ClapFeatureExtractor(truncation="rand_trunc")
+    want = theirs(x, sampling_rate=48_000, return_tensors="np").input_features[0, 0]
+    form = Form.wanted(Config())
+    got = form.of(audio.fit(x, form.count)[None], np.array([len(x)]))["mel"][0].numpy()
+    assert got.shape == (64, 1001)
+    np.testing.assert_allclose(got.T, want, atol=2e-3)         # decibels, of -100 to 40
 
 
 def test_damage_and_rows_that_are_none(corpus: Corpus, tmp_path: Path) -> None:

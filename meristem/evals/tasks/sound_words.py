@@ -79,8 +79,7 @@ class SoundWords(Sounding):
 
 def heard(module: Any, sounds: Sequence[np.ndarray]) -> Float[Tensor, "N E"]:
     """One vector of length 1 a sound at the model's rate, cut or padded to its length."""
-    c = module.config
-    form, out = Form(c.rate, c.samples, c.mels), []
+    form, out = Form.wanted(module.config), []
     for start in range(0, len(sounds), TOGETHER):
         some = sounds[start:start + TOGETHER]
         given = form.of(np.stack([fit(x, form.count) for x in some]), np.array([min(len(x), form.count) for x in some]))
