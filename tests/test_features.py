@@ -61,8 +61,8 @@ def options(verb: str) -> set[str]:
 def slugs(path: str) -> dict[str, str]:
     """The sections of a page by the anchor of their heading, as GitHub makes it."""
     parts = re.split(r"^(#+ .*)$", source(path), flags=re.MULTILINE)
-    shown = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", head).lstrip("# ").lower() for head in parts[1::2]]
-    return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-"): body for head, body in zip(shown, parts[2::2], strict=True)}
+    said = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", head).lstrip("# ").lower() for head in parts[1::2]]
+    return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-"): body for head, body in zip(said, parts[2::2], strict=True)}
 
 
 def section(target: str) -> str | None:
