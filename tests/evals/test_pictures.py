@@ -7,7 +7,7 @@ import torch
 
 from meristem.core.errors import RequestError
 from meristem.corpus.store import Corpus
-from meristem.data import cues, scenes
+from meristem.data import cues, scenes, strokes
 from meristem.data.views import turned
 from meristem.evals import classic, run
 from meristem.evals.base import Item
@@ -153,3 +153,13 @@ def test_turned_pictures_are_asked_at_every_angle(corpus: Corpus, subject: Subje
     by_name = {s.name: s.value for s in scores}
     assert by_name["turned_0"] == by_name["knn"] and len(scores) == 7
     assert all(s.baseline is not None for s in scores)
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_corrupted_pictures_have_a_baseline_with_and_without_colour(tmp_path: Path, corpus: Corpus, subject: Subject,
+                                                                    grey: bool) -> None:
+    made = strokes.make(tmp_path / "strokes", {"documents": 60}) if grey else corpus
+    scores = {s.name: s for s in run.evaluate(subject, made, ["corruptions"], limit=8)}
+    assert len(scores) == 17 and all(s.baseline is not None for s in scores.values())
+    fifteen = [s.value for name, s in scores.items() if name not in ("corrupted_clean", "corrupted_mean")]
+    assert scores["corrupted_mean"].value == pytest.approx(sum(fifteen) / 15)

@@ -9,6 +9,7 @@ Baseline: nearest by pixels, corrupted in the same way.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from meristem.core.progress import Progress
@@ -48,9 +49,11 @@ class Corruptions(Pictured):
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
         """Nearest neighbours by pixels."""
-        train, pixels = self.pool(RAW, 3), self.asked(items, RAW, 3).pixels
-        made = _outcome([nearest(train.labels, raw(train.pixels), raw(_changed(pixels, name, seed))) for name in NAMES],
-                        items)
+        pool = self.pool(RAW, 3)
+        train = raw(pool.pixels)
+        pixels = self.asked(items, RAW, train.shape[1] // RAW**2).pixels           # noise must not colour grey pictures
+        made = _outcome([nearest(pool.labels, train, torch.from_numpy(_changed(pixels, name, seed)).flatten(1) / 255)
+                         for name in NAMES], items)
         return {metric.name: Baseline("nearest neighbours by pixels", made) for metric in METRICS}
 
 
