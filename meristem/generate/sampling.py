@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from meristem.core.errors import RequestError
+from meristem.nn import kernel
 
 BANNED = float("-inf")
 
@@ -132,6 +133,13 @@ def pick(logits: Float[Tensor, "B V"], at: np.ndarray, sampling: Sampling) -> In
     """One token a row: the one in whose share of the truncated distribution the number `at` [B] in [0, 1) falls."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
+    whole = not 0 < sampling.top_k < logits.shape[-1] and sampling.top_p == 1 and sampling.min_p == 0
+    quick = kernel.draw(logits, torch.from_numpy(at), sampling.temperature) if whole else None
+    if quick is not None and not bool((unsure := quick < 0).any()):
+        return quick
+    if quick is not None:                                      # so near an edge that float64 must tell
+        quick[unsure] = inverse(truncated(logits[unsure], sampling)[0], at[unsure.numpy()])
+        return quick
     probs, order = truncated(logits, sampling)
     chosen = inverse(probs, at)
     return chosen if order is None else order.gather(1, chosen[:, None])[:, 0]

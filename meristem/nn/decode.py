@@ -49,6 +49,7 @@ class Step:
         self.dtype = dtype
         self.kept: list[object] = []                           # what the pointers point into
         self.angles: Tensor | None = None                      # [2, slots, F]
+        self.packed = True                                     # many tokens at once pay, too
         self.layers = (kernel.Layer * len(blocks))()
         for layer, block in zip(self.layers, blocks, strict=True):
             self._fill(layer, block)
@@ -66,6 +67,7 @@ class Step:
             linear = getattr(attn if name in "qkvo" else mlp, name)
             assert linear.native is not None
             self.kept.append(linear.native)
+            self.packed = self.packed and linear.native.plain
             setattr(layer, name, linear.native.matrix)
         layer.window, layer.chunk, layer.turned = attn.reach.window, attn.reach.chunk, bool(block.turned)
 
@@ -79,7 +81,8 @@ class Step:
 
     def fits(self, x: Tensor, cache: Sequence[Cache]) -> bool:
         """Whether one call can take these embeddings [B, T, D] and caches."""
-        return (x.dtype == self.dtype and x.shape[0] * x.shape[1] <= kernel.MOST and not torch.is_grad_enabled()
+        most = kernel.PACKED if self.packed and type(cache[0]) is Paged else kernel.MOST
+        return (x.dtype == self.dtype and x.shape[0] * x.shape[1] <= most and not torch.is_grad_enabled()
                 and len({type(c) for c in cache}) == 1 and type(cache[0]) in (Cache, Paged)
                 and all(c.k.dtype == self.dtype and c.k.is_contiguous() and c.v.is_contiguous()
                         and c.k.device.type == "cpu" for c in cache))

@@ -21,13 +21,14 @@ from meristem.serve.jobs import Row, Token
 def chosen(rows: Sequence[Row], logits: Tensor) -> list[Token | None | MeristemError]:
     """One for each row of fp32 `logits` [B, V]; a row's random number depends on its seed and place alone."""
     total, best = kernel.judge(logits)
+    sums = total.tolist()
     steered = any(row.controls for row in rows)
     allowed = logits.clone() if steered else logits
     out: list[Token | None | MeristemError] = [None] * len(rows)
     ways: dict[tuple[float, ...], list[int]] = {}
     for i, row in enumerate(rows):
         try:
-            if not math.isfinite(float(total[i])):
+            if not math.isfinite(sums[i]):
                 raise MachineError("the model's logits are not finite numbers; its weights are damaged")
             for control in row.controls:
                 allowed[i] = control.apply(allowed[i])
@@ -44,9 +45,10 @@ def chosen(rows: Sequence[Row], logits: Tensor) -> list[Token | None | MeristemE
             new = allowed[places].argmax(-1) if steered else best[places]
         else:
             at = np.array([uniform(rows[i].key, rows[i].written)[0] for i in which])
-            new = pick(allowed[places], at, way)
-        for i, token in zip(which, new.tolist(), strict=True):
+            new = pick(allowed if len(which) == len(allowed) else allowed[places], at, way)
+        values = (logits[places, new] - total[places]).tolist()
+        for i, token, value in zip(which, new.tolist(), values, strict=True):
             count = rows[i].sampling.top_logprobs
             top = likeliest(logits[i:i + 1], total[i:i + 1], count)[0] if count else ()
-            out[i] = Token(token, float(logits[i, token] - total[i]), top)
+            out[i] = Token(token, value, top)
     return out

@@ -11,12 +11,16 @@ began last makes room and is read again later. The forward is the trainer's own 
 and stop texts are those of `generate`, so a request gives the tokens that `generate` gives with the same seed, whatever
 else is in the batch: tests/serve/test_engine.py.
 
+With the native kernel both happen in one pass (`serve.packing`): the tokens of all texts stand one after another, each
+with the pages of its own text, so a step reads the weights once and pads nothing. `exact`, `ahead` and prompts that are
+read with an adapter go by `_write` and `_read`, which keep the trainer's shapes.
+
 `ahead` > 0 checks several guesses in one pass (`serve.guessing`): they change the speed, never the text.
 """
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -35,9 +39,10 @@ from meristem.serve.adapters import Bank
 from meristem.serve.choosing import chosen
 from meristem.serve.fair import Fair, Full
 from meristem.serve.guessing import Draft, Guesser, Lookup
-from meristem.serve.jobs import Ask, Call, Done, Failed, Job, Piece, Row, Token
+from meristem.serve.jobs import Ask, Call, Done, Failed, Job, Piece, Row, Token, check
+from meristem.serve.packing import Found, logits_of, packable, packed
 from meristem.serve.pages import Pages, digest
-from meristem.serve.settings import PATIENCE, Busy, Counts, Late, Settings, TooLong
+from meristem.serve.settings import PATIENCE, Busy, Counts, Late, Settings
 
 WAIT = 1.0                              # seconds the idle loop sleeps when nobody wakes it
 
@@ -65,14 +70,16 @@ class Engine:
         self.counts, self.speed = Counts(), 0.0                # tokens a second of the last steps
         self.lock, self.wake = threading.Lock(), threading.Event()
         self.thread: threading.Thread | None = None
-        self.stopping = False
+        self.stopping = self.packing = False                   # packing: `ready` says
 
     # -- from other threads ------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         """Queue a job. `Busy` when the queue is full, RequestError for what can never be answered."""
         if isinstance(job, Ask):
-            self._check(job)
+            if not self.writes:
+                raise RequestError("this model reads whole texts: it embeds or classifies them, and writes none")
+            check(job, self.context, self.vocab)
         if self.stopping:
             raise MachineError("the server is stopping")
         with self.lock:
@@ -130,6 +137,8 @@ class Engine:
                 stack.enter_context(evaluating(module))
                 if not self.settings.exact:
                     stack.enter_context(decoding(module))
+            plain = self.writes and not self.settings.exact and not self.settings.ahead
+            self.packing = plain and packable(self.module)
             yield
 
     def step(self) -> bool:
@@ -140,28 +149,35 @@ class Engine:
         if not self.rows:
             return not self.idle
         before = self.counts.written + self.counts.read
-        logits: list[tuple[Row, Tensor]] = []
-        begun = [row for row in self.rows if not row.reading]
-        logits += self._guarded(self._write, begun) if begun else []
-        reading = self._pieces()
+        begun, found = [row for row in self.rows if not row.reading], list[Found | None]()
+        if self.packing:
+            begun = [row for row in begun if row in self.rows and self._room(row, len(row.tokens))]
+            pieces = self._pieces()
+            reading = [piece for piece in pieces if piece[0].ask.adapter]
+            spans = [(row, len(row.tokens)) for row in begun if row in self.rows]
+            found.append(self._guarded(self._together, spans + [piece for piece in pieces if piece not in reading]))
+        else:
+            found.append(self._guarded(self._write, begun))
+            reading = self._pieces()
         for some in groups([stop - row.read for row, stop in reading]) if reading else []:
-            logits += self._guarded(self._read, [reading[i] for i in some])
-        self._choose([(row, one) for row, one in logits if row in self.rows])
+            found.append(self._guarded(self._read, [reading[i] for i in some]))
+        for one in found:
+            if one is not None:
+                self._choose(one)
         took = time.perf_counter() - start
         self.counts.steps += 1
         self.counts.busy += took
         self.speed = (self.counts.written + self.counts.read - before) / max(took, 1e-9)
         return True
 
-    def _guarded(self, work: Any, items: Sequence[Any]) -> list[tuple[Row, Tensor]]:
+    def _guarded(self, work: Callable[[Sequence[Any]], Found | None], items: Sequence[Any]) -> Found | None:
         """`work(items)`; when it fails its rows fail, and the server goes on."""
         try:
-            found: list[tuple[Row, Tensor]] = work(items)
-            return found
+            return work(items) if items else None
         except Exception as error:                             # the border of a request: nothing may end the loop
             for item in items:
                 self._fail((item if isinstance(item, Row) else item[0]).ask, error)
-            return []
+            return None
 
     def _sweep(self) -> None:
         """Forget who has gone and who waited too long."""
@@ -230,18 +246,21 @@ class Engine:
             else:
                 value = call.work(self.module)
         except Exception as error:                             # the border of a request
-            self._fail(call, error)
+            if call.cancelled:
+                self._abandon(call)
+            else:
+                self._fail(call, error)
             return
         self.counts.finished += 1
         self.counts.read += call.cost
         with self.lock:
             self.waiting.charge(call.client, read=call.cost)
-        call.tell(Done(value))
+        call.tell(value if isinstance(value, Done) else Done(value))
 
     # -- reading and writing -----------------------------------------------------------------------------------------
 
     def _pieces(self) -> list[tuple[Row, int]]:
-        """Which rows read on now, and up to where: at most `chunk` tokens, none beyond its chunk of places."""
+        """Which rows read on now, and up to where: at most `chunk` tokens; unpacked none beyond its chunk of places."""
         left, out = self.settings.chunk, list[tuple[Row, int]]()
         for row in list(self.rows):
             if left <= 0 or row not in self.rows or not row.reading:
@@ -253,7 +272,9 @@ class Engine:
                 row.read = len(row.pages) * PAGE
                 row.ask.cached = max(row.ask.cached, min(row.read, row.prompt))
                 self.counts.found += row.read
-            stop = min(len(row.tokens), (row.read // CHUNK + 1) * CHUNK, row.read + left)
+            stop = min(len(row.tokens), row.read + left)
+            if row.ask.adapter or not self.packing:
+                stop = min(stop, (row.read // CHUNK + 1) * CHUNK)
             if self._room(row, stop):
                 out.append((row, stop))
                 left -= stop - row.read
@@ -285,23 +306,41 @@ class Engine:
             self.bank.drop(row.ask.adapter)
             row.adapter = None
 
-    def _read(self, pieces: Sequence[tuple[Row, int]]) -> list[tuple[Row, Tensor]]:
+    def _together(self, spans: Sequence[tuple[Row, int]]) -> Found | None:
+        """Read on up to a place in each row, whether it is prompt or the last token written: one pass for all."""
+        pack = packed([(row.tokens[row.read:stop], row.read, row.pages) for row, stop in spans])
+        slots = [spans[i][0].adapter for i in pack.whose]
+        with self.bank.using(slots) if self.bank else nullcontext():
+            features = self.module.features(pack.tokens, positions=pack.places,                # type: ignore[operator]
+                                            cache=self.store.view(pack.table))[:, 0]
+        for row, stop in spans:
+            self._has_read(row, stop)
+        through = [i for i, (row, stop) in enumerate(spans) if stop == len(row.tokens)]
+        if not through:
+            return None
+        return Found([spans[i][0] for i in through], self._head(features[pack.last[through]]), [1] * len(through))
+
+    def _has_read(self, row: Row, stop: int) -> None:
+        if row.reading:
+            self.counts.read += stop - row.read
+            with self.lock:
+                self.waiting.charge(row.ask.client, read=stop - row.read)
+        row.read, row.guess = stop, []
+        self._name(row)
+
+    def _read(self, pieces: Sequence[tuple[Row, int]]) -> Found | None:
         """Read on in some rows; the logits of those that are through."""
         spans = [(row, row.read, stop) for row, stop in pieces]
         features = self._features(spans)
-        for row, start, stop in spans:
-            row.read, row.guess = stop, []
-            self._name(row)
-            self.counts.read += stop - start
-            with self.lock:
-                self.waiting.charge(row.ask.client, read=stop - start)
+        for row, _, stop in spans:
+            self._has_read(row, stop)
         through = [i for i, (row, _, stop) in enumerate(spans) if stop == len(row.tokens)]
         if not through:
-            return []
+            return None
         last = torch.stack([features[i, spans[i][2] - spans[i][1] - 1] for i in through])
-        return [(spans[i][0], one[None]) for i, one in zip(through, self._head(last), strict=True)]
+        return Found([spans[i][0] for i in through], self._head(last), [1] * len(through))
 
-    def _write(self, rows: Sequence[Row]) -> list[tuple[Row, Tensor]]:
+    def _write(self, rows: Sequence[Row]) -> Found | None:
         """One pass over the last token of each row and what is guessed to follow it; the logits of all these."""
         asked = list[tuple[Row, int]]()
         for row in rows:
@@ -313,7 +352,7 @@ class Engine:
                 asked.append((row, count))
         asked = [(row, count) for row, count in asked if row in self.rows]
         if not asked:
-            return []
+            return None
         guesses: list[list[int]] = [[] for _ in asked]
         if self.settings.ahead:
             guesses = self.guesser.guess([row for row, _ in asked], [count for _, count in asked])
@@ -323,13 +362,11 @@ class Engine:
                                   [guess for _, guess in spans])
         lengths = [1 + len(guess) for _, guess in spans]
         flat = torch.cat([features[i, :n] for i, n in enumerate(lengths)])
-        out = []
-        for (row, guess), logits in zip(spans, self._head(flat).split(lengths), strict=True):
+        for row, guess in spans:
             row.guess = guess
             row.read += 1
             self._name(row)
-            out.append((row, logits))
-        return out
+        return Found([row for row, _ in spans], self._head(flat), lengths)
 
     def _features(self, spans: Sequence[tuple[Row, int, int]], guesses: Sequence[Sequence[int]] = ()) -> Tensor:
         """Features [B', T, D] of places start to stop of each row; B' >= B, and what is short repeats its last place.
@@ -365,7 +402,7 @@ class Engine:
         count = len(features)
         if count < self.least:
             features = torch.cat([features, features[-1:].expand(self.least - count, -1)])
-        return self.module.head(features)[:count].float()      # type: ignore[operator]
+        return logits_of(self.module, features)[:count]
 
     def _name(self, row: Row) -> None:
         """Make the full pages of a row known."""
@@ -377,27 +414,25 @@ class Engine:
 
     # -- choosing ----------------------------------------------------------------------------------------------------
 
-    def _choose(self, found: Sequence[tuple[Row, Tensor]]) -> None:
+    def _choose(self, found: Found) -> None:
         """The next token of every row, and as many more as were guessed rightly."""
-        step = 0
-        while found:
-            found = self._one(found, step)
-            step += 1
-
-    def _one(self, found: Sequence[tuple[Row, Tensor]], step: int) -> list[tuple[Row, Tensor]]:
-        """Choose at place `step` of each row's logits; the rows whose guess there was right."""
-        on = []
-        for (row, one), token in zip(found, chosen([row for row, _ in found],
-                                                   torch.stack([one[step] for _, one in found])), strict=True):
-            if row not in self.rows:                           # a copy of it failed
-                continue
-            if token is None:                                  # nothing at all may follow
-                self._finish(row, True)
-            elif isinstance(token, Exception):
-                self._fail(row.ask, token)
-            elif self._push(row, token, step) and step + 1 < len(one):
-                on.append((row, one))
-        return on
+        rows, logits, counts = found
+        first = np.cumsum([0, *counts])
+        left, step = [i for i, row in enumerate(rows) if row in self.rows], 0
+        while left:
+            some = logits if len(left) == len(logits) else logits[torch.from_numpy(first[left] + step)]
+            on = []
+            for i, token in zip(left, chosen([rows[i] for i in left], some), strict=True):
+                row = rows[i]
+                if row not in self.rows:                       # a copy of it failed
+                    continue
+                if token is None:                              # nothing at all may follow
+                    self._finish(row, True)
+                elif isinstance(token, Exception):
+                    self._fail(row.ask, token)
+                elif self._push(row, token, step) and step + 1 < counts[i]:
+                    on.append(i)
+            left, step = on, step + 1
 
     def _push(self, row: Row, token: Token, step: int) -> bool:
         """Add a token; whether the row goes on and its guess at this step was right."""
@@ -462,17 +497,3 @@ class Engine:
                 self.waiting.remove(job.client, job)
         for job in left:
             self._fail(job, error)
-
-    def _check(self, ask: Ask) -> None:
-        if not self.writes:
-            raise RequestError("this model reads whole texts: it embeds or classifies them, and writes none")
-        prompt = np.asarray(ask.prompt)
-        if not len(prompt):
-            raise RequestError("there is nothing to go on from: the prompt needs at least one token")
-        if len(prompt) + ask.sampling.length > self.context:
-            raise TooLong(f"a prompt of {len(prompt)} tokens and {ask.sampling.length} new ones exceed the model's "
-                          f"context of {self.context}; shorten the prompt or ask for fewer tokens")
-        if int(prompt.min()) < 0 or int(prompt.max()) >= self.vocab:
-            raise RequestError(f"the prompt holds an id outside the model's vocabulary of {self.vocab} tokens")
-        if any(not 0 <= token < self.vocab for token in ask.sampling.logit_bias):
-            raise RequestError(f"logit_bias names a token outside the model's vocabulary of {self.vocab}")

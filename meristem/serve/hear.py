@@ -6,9 +6,12 @@
 When the one who listens goes away (the generator is closed or cancelled), the engine drops the jobs that are not done.
 """
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from meristem.serve.engine import Engine
 from meristem.serve.errors import Refused
@@ -21,15 +24,42 @@ class Gone(Exception):
     """The client closed the connection."""
 
 
+class Mailbox:
+    """What other threads have for a loop: it is woken once for all that a step of the engine tells 32 clients."""
+
+    every: "WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox]" = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self.loop, self.posted, self.letters = ref(loop), False, deque[Callable[[], None]]()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "Mailbox":
+        """The one of this loop."""
+        if loop not in cls.every:
+            cls.every[loop] = cls(loop)
+        return cls.every[loop]
+
+    def post(self, letter: Callable[[], None]) -> None:
+        """Have the loop call this soon; in the order of posting."""
+        self.letters.append(letter)
+        loop = self.loop()
+        if not self.posted and loop is not None:
+            self.posted = True
+            with suppress(RuntimeError):                       # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self.posted = False                                    # first: what is posted from here on wakes the loop again
+        while self.letters:
+            self.letters.popleft()()
+
+
 async def events(engine: Engine, jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Piece | Done]]:
     """Submit jobs and hear them: (which job, what happened) until all are done; a failure of one ends all."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece | Done | Failed]]()
+    box, queue = Mailbox.of(asyncio.get_running_loop()), asyncio.Queue[tuple[int, Piece | Done | Failed]]()
 
     def tell(which: int) -> Callable[[Piece | Done | Failed], None]:
-        def told(event: Piece | Done | Failed) -> None:
-            with suppress(RuntimeError):                       # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(queue.put_nowait, (which, event))
-        return told
+        return lambda event: box.post(partial(queue.put_nowait, (which, event)))
 
     left = set(range(len(jobs)))
     try:

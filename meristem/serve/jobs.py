@@ -13,11 +13,13 @@ import numpy as np
 from torch import nn
 
 from meristem.codecs.base import Codec
+from meristem.core.errors import RequestError
 from meristem.core.random import seed_of
 from meristem.generate.base import controls_of
 from meristem.generate.constrain import Grammar
 from meristem.generate.sampling import Sampling
 from meristem.generate.text import Stream
+from meristem.serve.settings import TooLong
 
 Reason = Literal["stop", "length"]
 
@@ -136,3 +138,17 @@ class Row:
         some, self.pending = self.pending[:upto - self.told], self.pending[upto - self.told:]
         self.told = max(self.told, upto)
         return some
+
+
+def check(ask: Ask, context: int, vocab: int) -> None:
+    """RequestError for what can never be answered; `TooLong` for a prompt that leaves no room."""
+    prompt = np.asarray(ask.prompt)
+    if not len(prompt):
+        raise RequestError("there is nothing to go on from: the prompt needs at least one token")
+    if len(prompt) + ask.sampling.length > context:
+        raise TooLong(f"a prompt of {len(prompt)} tokens and {ask.sampling.length} new ones exceed the model's "
+                      f"context of {context}; shorten the prompt or ask for fewer tokens")
+    if int(prompt.min()) < 0 or int(prompt.max()) >= vocab:
+        raise RequestError(f"the prompt holds an id outside the model's vocabulary of {vocab} tokens")
+    if any(not 0 <= token < vocab for token in ask.sampling.logit_bias):
+        raise RequestError(f"logit_bias names a token outside the model's vocabulary of {vocab}")

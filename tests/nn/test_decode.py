@@ -135,6 +135,33 @@ def test_a_row_does_not_depend_on_its_batch_or_on_how_many_tokens_come_at_once(d
     assert torch.equal(decoded(model, tokens[4:5], True, each=5), alone)
 
 
+@pytest.mark.skipif(kernel.level() < max(kernel.LEVELS), reason="this machine has no products of bf16 pairs")
+@pytest.mark.parametrize("rows", [14, 16, 33, 70])
+def test_many_rows_have_the_bits_of_few(rows):
+    torch.manual_seed(rows)
+    for outputs, inputs in ((48, 96), (37, 64), (3, 32), (130, 256)):
+        product, x = Linear(inputs, outputs, bias=True).product(torch.bfloat16), torch.randn(rows, inputs).bfloat16()
+        with torch.no_grad():
+            few = torch.cat([product._few(some.float().contiguous()) for some in x.split(3)])
+            assert torch.equal(product._few(x.float()), few) and torch.equal(product.wide(x), few)
+
+
+@needs_compiler
+@pytest.mark.parametrize("vocab", [1, 5, 67, 3000])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.9])
+def test_a_token_is_drawn_where_float64_finds_it(vocab, temperature):
+    torch.manual_seed(vocab)
+    logits, at = 3 * torch.randn(64, vocab), torch.rand(64, dtype=torch.float64)
+    logits[0, : vocab - 1] = float("-inf")
+    edges = ((logits.double() - logits.double().amax(-1, keepdim=True)) / temperature).exp().cumsum(-1)
+    want = torch.searchsorted(edges, at[:, None] * edges[:, -1:], right=True)[:, 0]
+    got = kernel.draw(logits, at, temperature)
+    sure = got >= 0
+    assert torch.equal(got[sure], want[sure]) and int(sure.sum()) >= 60
+    edge = edges[1, vocab // 2] / edges[1, -1]                 # on an edge nothing can be told
+    assert int(kernel.draw(logits[1:2], edge[None].clamp(max=1 - 2**-53), temperature)) == -1
+
+
 @needs_compiler
 @pytest.mark.parametrize("vocab", [1, 5, 16, 67, 3000])
 def test_logits_are_judged_as_torch_does(vocab):

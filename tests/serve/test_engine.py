@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from meristem.codecs.char import Char
 from meristem.core.errors import RequestError
 from meristem.generate.autoregressive import generate
 from meristem.generate.sampling import Sampling
+from meristem.models.llama import Config, Model
+from meristem.nn import kernel
 from meristem.serve.engine import Engine
 from meristem.serve.jobs import Ask, Call, Done, Failed, Piece
 from meristem.serve.settings import Busy, Settings, TooLong
@@ -153,9 +156,45 @@ def test_the_loop_runs_on_its_own_thread_and_ends() -> None:
     assert made.thread is not None and not made.thread.is_alive()
 
 
+def small_half(hidden: int = 96) -> Any:
+    """A llama in bf16 whose products the kernel packs."""
+    torch.manual_seed(0)
+    made = Model(Config(vocab=small.VOCAB, context=256, dim=32, layers=2, heads=4, groups=2, hidden=hidden))
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+    return made.bfloat16().eval()
+
+
+@pytest.mark.skipif(kernel.library() is None, reason=kernel.why())
 def test_the_native_kernel_writes_the_same_texts() -> None:
-    made, prompt = Engine(small.model(context=256), CODEC), small.prompts(1)[0]
-    one, heard = ask(prompt, Sampling(length=12))
-    made.submit(one)
+    """Prompts and last tokens in one pass: float32 has the tokens of `generate`, whatever stands beside them."""
+    model, prompts = small.model(context=256), small.prompts(20, longest=90)
+    made, asked = Engine(model, CODEC, Settings(rows=16, chunk=100, memory=1)), []
+    for i, prompt in enumerate(prompts):
+        one, heard = ask(prompt, Sampling(length=8 + i, temperature=float(i % 2), seed=i), copies=1 + i % 2)
+        made.submit(one)
+        asked.append((prompt, one, heard))
     drain(made)
-    assert heard.tokens() == generate(small.model(context=256), [prompt], length=12, stop={0})[0].tokens
+    assert made.counts.parked and made.counts.steps < 120
+    for prompt, one, heard in asked:
+        for n, want in enumerate(generate(model, [prompt], one.sampling, stop={0}, copies=one.copies)):
+            assert heard.tokens(n) == want.tokens
+
+
+@pytest.mark.skipif(kernel.level() < max(kernel.LEVELS), reason="this machine has no products of bf16 pairs")
+def test_bf16_has_the_same_bits_alone_and_among_others() -> None:
+    """In pieces or at once, found or read: the log-probabilities do not move by a bit."""
+    prompts = small.prompts(24, longest=90)
+
+    def written(rows: int, chunk: int, which: Sequence[int]) -> dict[int, list[float]]:
+        made, heard = Engine(small_half(), CODEC, Settings(rows=rows, chunk=chunk)), {}
+        for i in [*which, *which]:                             # the second time its beginning is found
+            one, heard[i] = ask(prompts[i], Sampling(length=6, temperature=1.0, seed=i))
+            made.submit(one)
+        drain(made)
+        return {i: [t.logprob for e in some if isinstance(e, Piece) for t in e.tokens] for i, some in heard.items()}
+
+    together = written(24, 400, range(24))
+    for i in (0, 7, 19):
+        assert together[i] == written(1, 33, [i])[i]

@@ -34,6 +34,8 @@ LEVELS = {1: "portable vectors", 2: "AVX-512", 3: "AVX-512 with bf16 dot product
 KINDS = {torch.float32: 1, torch.bfloat16: 2}                  # enum Kind of kernel.cpp
 INT8, INT4 = 3, 4
 MOST = 32                               # rows of a bf16 product; beyond, torch's is up to twice as fast
+WIDE, STEP = 128, 32                    # rows with AVX-512's bf16 products, columns a multiple of 32: beyond, torch's
+PACKED = 1024                           # tokens that all blocks take in one call: what lies between products is native
 BLOCK = 1024                            # outputs unpacked at a time for it
 
 
@@ -74,6 +76,7 @@ class Product:
         assert all(t is None or t.is_contiguous() for t in (weight, scale, low))
         self.matrix = Matrix(weight.data_ptr(), _pointer(scale), _pointer(low), _pointer(self.bias), rows, cols,
                              group, kind)
+        self.most = WIDE if self.plain else MOST
 
     def fits(self, x: Float[Tensor, "*B I"]) -> bool:
         """Whether `x` is of this product's type and no gradient is wanted."""
@@ -82,11 +85,21 @@ class Product:
     def __call__(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         """[..., cols] -> [..., rows] in the type of x, which is that of the product."""
         rows = x.detach().reshape(-1, self.matrix.cols)
-        if x.dtype == torch.bfloat16 and len(rows) > MOST:
+        if x.dtype == torch.bfloat16 and len(rows) > self.most:
             y = self._many(rows)
         else:
             y = self._few(rows.float().contiguous()).to(x.dtype)
         return y.view(*x.shape[:-1], self.matrix.rows)
+
+    def wide(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
+        """The same numbers in fp32, without the way through the type of x where the kernel computes them."""
+        return self._few(x.detach().float().contiguous()) if len(x) <= self.most else self(x).float()
+
+    @property
+    def plain(self) -> bool:
+        """Whether many rows are as fast here as in torch."""
+        whole = self.scale is None and self.matrix.cols % STEP == 0
+        return whole and (self.dtype == torch.float32 or level() == max(LEVELS))
 
     def _few(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """The kernel's own product; in fp32 it is ahead of torch's for any number of rows (MKL on AMD)."""
@@ -125,6 +138,20 @@ def judge(logits: Float[Tensor, "B V"]) -> tuple[Float[Tensor, "B"], Int[Tensor,
     return total, best
 
 
+def draw(logits: Float[Tensor, "B V"], at: Tensor, temperature: float) -> Int[Tensor, "B"] | None:
+    """Of each row the token in whose share of softmax(logits / temperature) `at` (float64 [B] in [0, 1)) falls.
+
+    -1 where float32 cannot tell; None without the kernel. One pass of float32 instead of six of float64.
+    """
+    lib = library() if logits.dtype == torch.float32 and logits.device.type == "cpu" else None
+    if lib is None:
+        return None
+    logits, at, out = logits.detach().contiguous(), at.contiguous(), torch.empty(len(logits), dtype=torch.long)
+    lib.meristem_draw(logits.data_ptr(), *logits.shape, at.data_ptr(), temperature, out.data_ptr(),
+                      torch.get_num_threads())
+    return out
+
+
 def low_rank(x: Float[Tensor, "N I"], y: Float[Tensor, "N O"],
              updates: Sequence[tuple[Tensor, Tensor, float] | None]) -> Float[Tensor, "N O"] | None:
     """y + scale B A x, row i with the A [R, I], B [O, R] (fp32) and scale of updates[i]; None without the kernel."""
@@ -161,6 +188,12 @@ def library() -> ctypes.CDLL | None:
     return _found()[0]
 
 
+def level() -> int:
+    """Of LEVELS, what the kernel can do here; 0 without one."""
+    lib = library()
+    return 0 if lib is None else int(lib.meristem_level())
+
+
 def why() -> str:
     """One line: what the kernel can do here, or why it is not used."""
     if os.environ.get("MERISTEM_KERNEL") == "0":
@@ -187,6 +220,8 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     lib.meristem_low_rank.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 4,
                                       ctypes.c_int64, ctypes.c_int]
     lib.meristem_judge.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int]
+    lib.meristem_draw.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, ctypes.c_double,
+                                  ctypes.c_void_p, ctypes.c_int]
     lib.meristem_product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2 + [ctypes.c_int]
     lib.meristem_unpack.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4 + [ctypes.c_int]
     lib.meristem_norm.argtypes = [*[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 4, ctypes.c_float, *[ctypes.c_int64] * 2,
@@ -195,7 +230,7 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     lib.meristem_norm.restype = lib.meristem_norm_back.restype = None
     lib.meristem_step.restype = ctypes.c_int64
     lib.meristem_product.restype = lib.meristem_unpack.restype = lib.meristem_judge.restype = None
-    lib.meristem_see.restype = lib.meristem_low_rank.restype = None
+    lib.meristem_see.restype = lib.meristem_low_rank.restype = lib.meristem_draw.restype = None
     return lib, LEVELS[lib.meristem_level()]
 
 

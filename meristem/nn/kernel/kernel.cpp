@@ -187,6 +187,7 @@ struct Input {                                                 // activations [r
     i64 rows, cols;
     const uint16_t* b = nullptr;                               // bf16
     const float* sums = nullptr;                               // of each group of columns, for weights with offsets
+    const uint32_t* lanes = nullptr;                           // pairs of bf16, rows side by side: `to_lanes`
     const byte* bytes = nullptr;                               // [rows][cols/4][high, low][4]
     const Block* blocks = nullptr;
     i64 block = 0, offset = 0;                                 // what `bytes` and `blocks` were made for
@@ -450,7 +451,7 @@ struct Aligned {                                               // an array on a 
 };
 
 struct Space {                                                 // what a thread keeps to itself
-    Aligned pairs, bytes, blocks, normed, other, scores;
+    Aligned pairs, lanes, bytes, blocks, normed, other, scores;
     std::vector<float> sums;
 };
 
@@ -462,6 +463,136 @@ void to_pairs(Input& in, Space& own) {
     for (; i + LANES <= n; i += LANES) *reinterpret_cast<vhu*>(to + i) = narrow(load(in.f + i));
     for (; i < n; i++) to[i] = narrow1(in.f[i]);
     in.b = to;
+}
+#endif
+
+#ifdef __AVX512BF16__
+// Products of many rows: rows lie across the lanes and each pair of weights is spread over them, so that no sum crosses
+// lanes and a register of weights serves 16 rows. The sums are those of `tile` to the bit: 16 partial sums, each of every
+// sixteenth pair of columns, folded as `sums16` folds lanes.
+
+constexpr i64 MANY = 14;                                       // rows from which this is faster
+constexpr int FOLDS[LANES] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+
+inline i64 together(i64 vectors) { return vectors > 1 ? 2 : 1; }        // vectors of rows a tile takes: 3 are slower
+
+inline void transpose(__m512i* r) {                            // 16 x 16 numbers
+    __m512i t[LANES];
+    for (int i = 0; i < LANES; i += 2)
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    for (int i = 0; i < LANES; i += 8)
+        for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        r[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
+        r[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
+    }
+}
+
+// For each block of V vectors of rows: [n][cols / 32][16 V], the pair of columns 32 j + 2 FOLDS[n] of each row.
+void to_lanes(Input& in, Space& own) {
+    const i64 vectors = (in.rows + LANES - 1) / LANES, steps = in.cols / 32;
+    auto to = reinterpret_cast<uint32_t*>(own.lanes.room(vectors * LANES * in.cols / 2));
+    in.lanes = to;
+    for (i64 v = 0, take; v < vectors; v += take, to += take * LANES * in.cols / 2) {
+        take = together(vectors - v);
+        for (i64 t = 0; t < take; t++)
+            for (i64 j = 0; j < steps; j++) {
+                __m512i pairs[LANES];
+                for (i64 i = 0; i < LANES; i++) {
+                    const i64 r = (v + t) * LANES + i;
+                    const float* from = in.f + r * in.cols + 32 * j;
+                    pairs[i] = r >= in.rows ? _mm512_setzero_si512()
+                        : (__m512i)_mm512_cvtne2ps_pbh((__m512)load(from + LANES), (__m512)load(from));
+                }
+                transpose(pairs);
+                for (i64 i = 0; i < LANES; i++)
+                    _mm512_store_si512(to + ((i * steps + j) * take + t) * LANES, pairs[FOLDS[i]]);
+            }
+    }
+}
+
+template <int O, int V>                                        // y [O][16 V]
+void across(const uint16_t* w, i64 cols, const uint32_t* x, float* y, const uint16_t* ahead) {
+    alignas(64) float kept[4][O * V * LANES];                  // halves of a fold that wait for the other one
+    const i64 steps = cols / 32;
+    __m512 a[O * V];
+    const uint32_t* in = x;
+    for (int n = 0; n < LANES; n++) {
+        const uint16_t* at = w + 2 * FOLDS[n];
+        for (auto& one : a) one = _mm512_setzero_ps();
+        for (i64 j = 0; j < steps; j++, at += 32, in += V * LANES) {
+            __m512i row[V];
+            for (int v = 0; v < V; v++) {
+                row[v] = _mm512_load_si512(in + v * LANES);
+                HELD(row[v]);
+            }
+            for (int o = 0; o < O; o++) {
+                int32_t pair;
+                std::memcpy(&pair, at + o * cols, 4);
+                __m512i weight = _mm512_set1_epi32(pair);
+                if (V > 1) HELD(weight);
+                for (int v = 0; v < V; v++)
+                    a[o * V + v] = _mm512_dpbf16_ps(a[o * V + v], (__m512bh)row[v], (__m512bh)weight);
+            }
+        }
+        if (ahead)
+            for (i64 line = O * steps * n / LANES; line < O * steps * (n + 1) / LANES; line++)
+                __builtin_prefetch(ahead + 32 * line, 0, 3);
+        int level = 0;
+        for (; n >> level & 1; level++)
+            for (int i = 0; i < O * V; i++) a[i] = _mm512_add_ps(_mm512_load_ps(kept[level] + i * LANES), a[i]);
+        if (level < 4)
+            for (int i = 0; i < O * V; i++) _mm512_store_ps(kept[level] + i * LANES, a[i]);
+    }
+    for (int i = 0; i < O * V; i++) _mm512_store_ps(y + i * LANES, a[i]);
+}
+
+template <int V>
+void across_panel(const uint16_t* w, i64 live, i64 cols, const uint32_t* x, float* y, bool ahead) {
+    constexpr int O = 8;                                       // 16 sums in flight; with 24 it is slower
+    i64 o = 0;
+    for (; o + O <= live; o += O)
+        across<O, V>(w + o * cols, cols, x, y + o * V * LANES, ahead ? w + (o + O) * cols : nullptr);
+    for (; o < live; o++) across<1, V>(w + o * cols, cols, x, y + o * V * LANES, nullptr);
+}
+
+void across_rows(const Matrix& m, Input& in, float* y, i64 stride, Range o, Space& own) {
+    alignas(64) float sums[LANES * 2 * LANES];
+    if (!in.lanes) to_lanes(in, own);
+    const i64 vectors = (in.rows + LANES - 1) / LANES, cols = m.cols;
+    for (i64 p = o.begin; p < o.end; p += LANES) {
+        const i64 live = std::min<i64>(LANES, o.end - p);
+        auto w = static_cast<const uint16_t*>(m.data) + p * cols;
+        for (i64 v = 0, take; v < vectors; v += take) {
+            take = together(vectors - v);
+            auto x = in.lanes + v * LANES * cols / 2;
+            const bool ahead = v == 0 && p + 2 * LANES <= m.rows;                  // the next tile, while this one is read
+            if (take == 2) across_panel<2>(w, live, cols, x, sums, ahead);
+            else across_panel<1>(w, live, cols, x, sums, ahead);
+            for (i64 t = 0; t < take; t++) {
+                const i64 first = (v + t) * LANES, count = std::min<i64>(LANES, in.rows - first);
+                __m512i block[LANES] = {};
+                for (i64 i = 0; i < live; i++) block[i] = _mm512_load_si512(sums + (i * take + t) * LANES);
+                transpose(block);
+                vf bias = {};
+                for (i64 i = 0; m.bias && i < live; i++) bias[i] = m.bias[p + i];
+                for (i64 r = 0; r < count; r++) {
+                    const vf value = rounded((vf)block[r] + bias);
+                    float* to = y + (first + r) * stride + p;
+                    if (live == LANES) store(to, value);
+                    else for (i64 i = 0; i < live; i++) to[i] = value[i];
+                }
+            }
+        }
+    }
 }
 #endif
 
@@ -519,6 +650,10 @@ template <bool HALF> void linear(const Matrix& m, Input& in, float* y, i64 strid
         case FLOAT32: dense<Float32>(m, in, rows, y, stride, o.begin, o.end); break;
         case BFLOAT16:
 #ifdef __AVX512BF16__
+            if (HALF && rows >= MANY && m.cols % 32 == 0) {
+                across_rows(m, in, y, stride, o, own);         // rounded, with its bias
+                return;
+            }
             if (HALF) {
                 if (!in.b) to_pairs(in, own);
                 dense<Pairs>(m, in, rows, y, stride, o.begin, o.end);
@@ -563,7 +698,13 @@ struct Rope {                                                  // cosines [count
     i64 count, n;
     template <bool HALF> void turn(float* x, i64 r) const {
         const float *cosine = table + places[r] * n, *sine = cosine + count * n;
-        for (i64 i = 0; i < n / 2; i++) {                      // pairs (i, i + n/2)
+        i64 i = 0;
+        for (; i + LANES <= n / 2; i += LANES) {
+            const vf a = load(x + i), b = load(x + i + n / 2);
+            store(x + i, rnd<HALF>(a * load(cosine + i) - b * load(sine + i)));
+            store(x + i + n / 2, rnd<HALF>(b * load(cosine + i + n / 2) + a * load(sine + i + n / 2)));
+        }
+        for (; i < n / 2; i++) {                               // pairs (i, i + n/2)
             const float a = x[i], b = x[i + n / 2];
             x[i] = rnd<HALF>(a * cosine[i] - b * sine[i]);
             x[i + n / 2] = rnd<HALF>(b * cosine[i + n / 2] + a * sine[i + n / 2]);
@@ -585,12 +726,62 @@ template <class T> float dot(const float* q, const T* k, i64 n) {
     return total(a) + rest;
 }
 
+template <class T> vf dots(const float* q, const T* k, i64 n) {  // the same of 16 keys one after another; n % 16 is 0
+    vf a[LANES] = {};
+    for (i64 i = 0; i < n; i += LANES) {
+        const vf part = load(q + i);
+        for (int l = 0; l < LANES; l++) a[l] += part * key(k + l * n + i);
+    }
+    sums16(a);
+    return a[0];
+}
+
+// A query beside one key, or 16 that lie one after the other: a score has the same bits.
+template <class T> struct Query {
+    const float* q;
+    i64 n;
+    Query(const float* q, i64 n) : q(q), n(n) {}
+    float one(const T* k) const { return dot(q, k, n); }
+    vf sixteen(const T* k) const { return dots(q, k, n); }
+};
+#ifdef __AVX512BF16__
+template <> struct Query<uint16_t> {                           // bf16 queries (they were rounded) and keys, in pairs
+    static constexpr i64 WIDTH = 256;
+    const float* q;
+    i64 n;
+    bool pairs;
+    __m512bh half[WIDTH / 32];
+    Query(const float* q, i64 n) : q(q), n(n), pairs(n % 32 == 0 && n <= WIDTH) {
+        for (i64 i = 0; pairs && i < n; i += 32)
+            half[i / 32] = _mm512_cvtne2ps_pbh((__m512)load(q + i + LANES), (__m512)load(q + i));
+    }
+    vf add(vf a, const uint16_t* k, i64 i) const {
+        return (vf)_mm512_dpbf16_ps((__m512)a, half[i / 32], (__m512bh)_mm512_loadu_si512(k + i));
+    }
+    float one(const uint16_t* k) const {
+        if (!pairs) return dot(q, k, n);
+        vf a = {};
+        for (i64 i = 0; i < n; i += 32) a = add(a, k, i);
+        return total(a);
+    }
+    vf sixteen(const uint16_t* k) const {
+        if (!pairs) return dots(q, k, n);
+        vf a[LANES] = {};
+        for (i64 i = 0; i < n; i += 32)
+            for (int l = 0; l < LANES; l++) a[l] = add(a[l], k + l * n, i);
+        sums16(a);
+        return a[0];
+    }
+};
+#endif
+
 // Where the keys or values of a row's slots lie: one after the other, or in pages.
 template <class T> struct Flat {
     const T* base;
     i64 n;
     const T* operator()(i64 j) const { return base + j * n; }
     bool block(i64) const { return true; }                     // whether 16 slots from j on lie one after the other
+    static constexpr bool WHOLE = false;                       // and whether they do where fewer are asked for
 };
 template <class T> struct Leaves {
     const T* base;
@@ -601,30 +792,35 @@ template <class T> struct Leaves {
         return base + ((table[p / PAGE] * groups + g) * PAGE + p % PAGE) * n;
     }
     bool block(i64 j) const { return (first + j) % PAGE == 0; }
+    static constexpr bool WHOLE = true;
 };
 
+// Have 16 slots in the cache when they are needed: pages lie apart, and many texts' keys are more than the caches hold.
+template <class T> inline void fetch(const T* page, i64 n) {
+    for (i64 line = 0; line < LANES * n * i64(sizeof(T)); line += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(page) + line, 0, 3);
+}
+
 // y = softmax(scale q K^T) V over `count` slots of one head
-template <bool HALF, class At>
+template <bool HALF, class T, class At>
 void attend(const float* q, const At k, const At v, i64 n, i64 count, float scale, float* y, Space& own) {
     const i64 whole = (count + LANES - 1) / LANES * LANES;
-    float* s = own.scores.room(whole);
-    float most = -INFINITY;
+    const Query<T> query(q, n);
+    float* s = own.scores.room(whole + LANES);
     i64 j = 0;
-    for (; j < count && !k.block(j); j++) s[j] = dot(q, k(j), n) * scale;
+    for (; j < count && !k.block(j); j++) s[j] = query.one(k(j)) * scale;
     if (n % LANES == 0)
-        for (; j + LANES <= count; j += LANES) {
-            vf a[LANES] = {};
-            const auto block = k(j);
-            for (i64 i = 0; i < n; i += LANES) {
-                vf part = load(q + i);
-                for (int l = 0; l < LANES; l++) a[l] += part * key(block + l * n + i);
-            }
-            sums16(a);
-            store(s + j, a[0] * scale);
+        for (; j + (At::WHOLE ? 1 : LANES) <= count; j += LANES) {
+            if (At::WHOLE && j + LANES < count) fetch(k(j + LANES), n);
+            if (At::WHOLE) fetch(v(j), n);
+            store(s + j, query.sixteen(k(j)) * scale);
         }
-    for (; j < count; j++) s[j] = dot(q, k(j), n) * scale;
-    for (; j < whole; j++) s[j] = -INFINITY;
-    for (j = 0; j < count; j++) most = s[j] > most ? s[j] : most;
+    for (; j < count; j++) s[j] = query.one(k(j)) * scale;
+    for (j = count; j < whole; j++) s[j] = -INFINITY;
+    vf tops = spread(-INFINITY);
+    for (j = 0; j < whole; j += LANES) tops = load(s + j) > tops ? load(s + j) : tops;
+    float most = tops[0];
+    for (int l = 1; l < LANES; l++) most = tops[l] > most ? tops[l] : most;
     vf sum = {};
     for (j = 0; j < whole; j += LANES) {
         vf e = exponential(load(s + j) - most);
@@ -657,11 +853,11 @@ void see(const Network& net, const T* k, const T* v, const float* q, i64 row, i6
     const i64 n = net.head_dim, count = last - first + 1;
     if (net.table) {
         const i64* table = net.table + row * net.width;
-        attend<HALF>(q, Leaves<T>{k, table, first, net.groups, g, n}, Leaves<T>{v, table, first, net.groups, g, n}, n,
+        attend<HALF, T>(q, Leaves<T>{k, table, first, net.groups, g, n}, Leaves<T>{v, table, first, net.groups, g, n}, n,
                      count, net.scale, y, own);
     } else {
         const i64 at = ((row * net.groups + g) * net.slots + first) * n;
-        attend<HALF>(q, Flat<T>{k + at, n}, Flat<T>{v + at, n}, n, count, net.scale, y, own);
+        attend<HALF, T>(q, Flat<T>{k + at, n}, Flat<T>{v + at, n}, n, count, net.scale, y, own);
     }
 }
 
@@ -716,9 +912,12 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
         if (!apart) {
 #pragma omp barrier
         }
-        const Range seen = part(rows * net.heads, 1, thread, threads);
+        // A text's heads one after another: they lie side by side in its pages. Of each its own part, or of all tokens.
+        const Range mine = apart ? part(net.heads, 1, thread, threads) : Range{0, net.heads};
+        const i64 count = mine.end - mine.begin;
+        const Range seen = apart ? Range{0, rows * count} : part(rows * count, 1, thread, threads);
         for (i64 i = seen.begin; i < seen.end; i++) {
-            const i64 h = i / rows, r = i % rows, g = h / (net.heads / net.groups), p = positions[r];
+            const i64 r = i / count, h = mine.begin + i % count, g = h / (net.heads / net.groups), p = positions[r];
             i64 first = layer.window && p >= layer.window ? p - layer.window + 1 : 0;
             if (layer.chunk && p / layer.chunk * layer.chunk > first) first = p / layer.chunk * layer.chunk;
             float* q = at.q + r * wide + h * n;
@@ -736,8 +935,13 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
         linear<HALF>(layer.up, in, up, net.hidden, h, own);
         for (i64 r = 0; r < rows; r++) {
             float *gate = at.hidden + r * net.hidden, *other = up + r * net.hidden;
-            for (i64 i = h.begin; i < h.end; i += LANES) {
-                const int live = int(h.end - i < LANES ? h.end - i : LANES);
+            i64 i = h.begin;
+            for (; i + LANES <= h.end; i += LANES) {
+                const vf z = load(gate + i);
+                store(gate + i, rnd<HALF>(rnd<HALF>(z / (1.f + exponential(-z))) * load(other + i)));
+            }
+            if (i < h.end) {
+                const int live = int(h.end - i);
                 float a[LANES] = {}, b[LANES] = {};
                 std::memcpy(a, gate + i, live * 4), std::memcpy(b, other + i, live * 4);
                 vf z = load(a);
@@ -936,6 +1140,57 @@ extern "C" void meristem_judge(const float* logits, i64 rows, i64 n, float* sums
         sums[r] = float(top + std::log(sum));
         for (i = 0; i < n - 1 && x[i] != top;) i++;
         best[r] = i;
+    }
+}
+
+// Of each row the first token at which the sum of exp(logits / temperature) exceeds the share `at` of its total; -1 where
+// that hangs on the last digits (SLACK of the total: eight times what fp32 was seen to lose), or on numbers not finite.
+extern "C" void meristem_draw(const float* logits, i64 rows, i64 n, const double* at, double temperature, i64* tokens,
+                              int threads) {
+    constexpr double SLACK = 1e-6;
+    constexpr i64 PART = 64 * LANES;                           // 64 additions in fp32 at most
+    const float cold = float(1 / temperature);
+#pragma omp parallel for num_threads(rows > 1 ? threads : 1)
+    for (i64 r = 0; r < rows; r++) {
+        static thread_local std::vector<double> parts;
+        const float* x = logits + r * n;
+        float top = -INFINITY;
+        vf tops = spread(top);
+        i64 i = 0;
+        for (; i + LANES <= n; i += LANES) {
+            const vf v = load(x + i);
+            tops = v > tops ? v : tops;
+        }
+        for (int l = 0; l < LANES; l++) top = std::max(top, tops[l]);
+        for (; i < n; i++) top = std::max(top, x[i]);
+        auto power = [&](i64 from) {                           // of 16 tokens; 0 behind the last
+            if (from + LANES <= n) return exponential((load(x + from) - top) * cold);
+            float some[LANES], live[LANES];
+            for (int l = 0; l < LANES; l++) live[l] = from + l < n, some[l] = from + l < n ? x[from + l] : top;
+            return exponential((load(some) - top) * cold) * load(live);
+        };
+        parts.clear();
+        double sum = 0;
+        for (i = 0; i < n; i += PART) {
+            vf some = {};
+            for (i64 j = i; j < std::min(i + PART, n); j += LANES) some += power(j);
+            parts.push_back(total(some));
+            sum += parts.back();
+        }
+        const double aim = at[r] * sum, slack = SLACK * sum;
+        double before = 0;
+        size_t part = 0;
+        for (; part < parts.size() && before + parts[part] <= aim; part++) before += parts[part];
+        tokens[r] = -1;
+        bool found = false;
+        for (i = i64(part) * PART; i < std::min(i64(part + 1) * PART, n) && !found; i += LANES) {
+            const vf e = power(i);
+            for (int l = 0; l < LANES && i + l < n && !found; l++) {
+                found = before + e[l] > aim;
+                if (found && before + slack < aim && aim + slack < before + e[l]) tokens[r] = i + l;
+                before += e[l];
+            }
+        }
     }
 }
 
