@@ -12,8 +12,9 @@ from typing import Any
 
 from meristem.generate.agents.policy import CLOSE, OPEN, read
 from meristem.serve.hear import events
-from meristem.serve.jobs import Ask, Piece, Token
+from meristem.serve.jobs import Job, Piece, Token
 from meristem.serve.schema import Chat
+from meristem.serve.seeing import shown
 from meristem.serve.server import Server
 from meristem.serve.stream import LAST, data
 from meristem.serve.texts import asked, chat_logprobs, now, rendered, room_of, rules_of, sampling_of
@@ -79,17 +80,21 @@ class Work:
         self.tools = bool(body.tools) and body.tool_choice != "none"
         self.usage = Usage(0)
 
-    async def job(self) -> Ask:
+    async def job(self) -> Job:
         """What the engine is asked."""
         body = self.body
-        ids = await asyncio.to_thread(rendered, self.model, body)
+        source = None
+        if self.model.sees:
+            ids, source = await asyncio.to_thread(shown, self.model, body, self.copies)
+        else:
+            ids = await asyncio.to_thread(rendered, self.model, body)
         self.usage.prompt = len(ids)
         length = room_of(self.model, len(ids), body.max_completion_tokens or body.max_tokens)
         top = (body.top_logprobs or 0) if body.logprobs else 0
         sampling = sampling_of(body, length, top, rules_of(body))
         rules = await self.server.grammars.of(self.model, sampling)
         return asked(self.model, ids, sampling, rules, self.request.state.client, self.adapter, self.copies,
-                     self.server.until())
+                     self.server.until(), source)
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""

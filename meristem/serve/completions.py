@@ -11,7 +11,7 @@ from typing import Any
 
 from meristem.core.errors import RequestError
 from meristem.serve.hear import call, events
-from meristem.serve.jobs import Ask, Piece
+from meristem.serve.jobs import Job, Piece
 from meristem.serve.schema import Completion
 from meristem.serve.server import Server
 from meristem.serve.stream import LAST, data
@@ -44,10 +44,13 @@ class Work:
             raise RequestError("best_of other than n is not offered: ask for n and choose")
         if not self.length and not body.echo:
             raise RequestError("max_tokens 0 writes nothing; ask for echo, or for at least 1 token")
+        self.model.offer("completions")
+        if self.model.reads and (body.echo or body.suffix is not None):
+            raise RequestError(f"{self.model.name} reads a text and writes another: it takes neither echo nor suffix")
         self.usage = Usage(0)
         self.echoed: list[Scored] = []
 
-    async def jobs(self) -> list[Ask]:
+    async def jobs(self) -> list[Job]:
         """One a prompt; none where nothing is to be written."""
         body = self.body
         self.ids, self.texts = await asyncio.to_thread(prompts_of, self.model, body)

@@ -17,6 +17,8 @@ from meristem.codecs.chat import FILE, Chat
 from meristem.core.errors import RequestError
 from meristem.core.files import MANIFEST, read_json, verify
 from meristem.generate.encode import Pooling
+from meristem.generate.seeing import sees
+from meristem.generate.seq2seq import EncoderDecoder
 from meristem.hub import hf
 from meristem.hub.cache import adapter_of
 from meristem.nn.attention import two_way
@@ -88,7 +90,16 @@ class TextModel:
             head = vars(self.module.config).get("head")
             masked = ["residues"] if head == "lm" and self.codec.name == "protein" else []
             return ["classify"] if head == "sequence" else ["embeddings", *masked]
+        if self.sees:
+            return ["chat", "see"]
+        if self.reads:
+            return ["completions"]
         return ["completions", *(["chat"] if self.template else []), "score", "embeddings"]
+
+    def offer(self, what: str) -> None:
+        """RequestError where a model that writes cannot do this."""
+        if self.writes and what not in self.can:
+            raise RequestError(f"{self.name} does not do {what}; it can: {', '.join(self.can)}")
 
     @property
     def context(self) -> int:
@@ -99,6 +110,21 @@ class TextModel:
     def module(self) -> Any:
         """The network."""
         return self.engine.module
+
+    @property
+    def paged(self) -> bool:
+        """Whether many of its texts are written at once, from pages; else one after another (`serve.alone`)."""
+        return self.engine.writes
+
+    @cached_property
+    def sees(self) -> bool:
+        """Whether it reads pictures among words."""
+        return not self.paged and sees(self.module)
+
+    @cached_property
+    def reads(self) -> bool:
+        """Whether it reads one text and writes another: an encoder-decoder."""
+        return not self.paged and isinstance(self.module, EncoderDecoder)
 
     @cached_property
     def writes(self) -> bool:
@@ -165,14 +191,14 @@ def load_text(path: Path, options: Options, name: str = "") -> TextModel:
             if p.is_floating_point():
                 p.data = p.data.to(dtype)
         compute_in(module, None)
-    if not two_way(module) and not pageable(module):
-        raise RequestError(f"a {loaded.family} keeps no pages of keys and values, so it is not served; "
-                           "ask it with: meristem generate")
-    bank = None
+    paged, bank = pageable(module), None
+    if not paged and (options.adapters or options.draft):
+        raise RequestError(f"a {loaded.family} keeps no pages of keys and values, so it takes neither adapters beside "
+                           "it nor a draft; serve an adapter alone")
     if options.adapters:
         bank = Bank(module, loaded.family, checkpoint, options.adapters, options.places, not options.settings.exact)
     draft = _draft(options.draft, loaded.codec) if options.draft else None
-    engine = Engine(module, loaded.codec, options.settings, bank, draft)
+    engine = Engine(module, loaded.codec if paged else None, options.settings, bank, draft)
     return TextModel(name or identity.run, engine, loaded.codec, identity, loaded.folder, loaded.chat, loaded.ends,
                      bank, int(loaded.folder.stat().st_mtime), Pooling.read(loaded.folder))
 

@@ -15,12 +15,13 @@ from meristem.codecs.base import begin
 from meristem.core.errors import RequestError
 from meristem.generate import infill
 from meristem.generate.agents.policy import calls
-from meristem.generate.base import likeliest
+from meristem.generate.base import Read, likeliest
 from meristem.generate.constrain import Grammar, grammar
 from meristem.generate.sampling import Sampling
 from meristem.generate.score import LOGITS
+from meristem.serve.alone import alone
 from meristem.serve.errors import Refused
-from meristem.serve.jobs import Ask, Token
+from meristem.serve.jobs import Ask, Job, Token
 from meristem.serve.loading import TextModel
 from meristem.serve.schema import Chat, Completion, Message, Sampled
 from meristem.serve.settings import TooLong
@@ -30,6 +31,7 @@ PATIENCE = 5.0                          # seconds that compiling a grammar may t
 COMPILING = 8                           # grammars that may wait for it
 LETTERS = 1024                          # characters that a token has at most
 KEPT = 64                               # compiled grammars
+SEEN = ("image_url", "input_image")     # parts of a message that are pictures
 LIMITS = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000,
           "max_lexer_states": 50_000, "max_grammar_size": 100_000}      # of llguidance: seconds and megabytes
 
@@ -84,8 +86,10 @@ def sampling_of(body: Sampled, length: int, top: int = 0, rules: Mapping[str, An
 
 
 def asked(model: TextModel, prompt: Sequence[int], sampling: Sampling, rules: Grammar | None, client: str,
-          adapter: str, copies: int, deadline: float) -> Ask:
-    """The job of one prompt."""
+          adapter: str, copies: int, deadline: float, source: Read | None = None) -> Job:
+    """The job of one prompt; `source` is what is shown beside it."""
+    if model.writes and not model.paged:
+        return alone(model, prompt, sampling, copies, client, deadline, source)
     return Ask(client=client, prompt=prompt, sampling=sampling, copies=copies, ends=model.stops, grammar=rules,
                adapter=adapter, deadline=deadline)
 
@@ -98,7 +102,9 @@ def prompts_of(model: TextModel, body: Completion) -> tuple[list[list[int]], lis
     for one in several:
         if isinstance(one, str):
             short_enough(model, one)
-            if body.suffix is None:
+            if model.reads and body.suffix is None:
+                row = np.append(model.codec.encode(one), model.codec.end)
+            elif body.suffix is None:
                 row = np.concatenate([[begin(model.codec)], model.codec.encode(one)])
             else:
                 room = max(1, model.engine.context - length_of(body))
@@ -178,13 +184,15 @@ def rendered(model: TextModel, body: Chat) -> list[int]:
     return [int(i) for i in ids]
 
 
-def plain(message: Message) -> dict[str, Any]:
-    """A message as templates read it; `Refused` for what is no text."""
-    content = message.content
+def plain(message: Message, sees: bool = False) -> dict[str, Any]:
+    """A message as templates read it; `Refused` for a picture where the model sees none."""
+    content: Any = message.content
     if isinstance(content, list):
-        if any(part.type in ("image_url", "input_image") for part in content):
+        pictures = any(part.type in SEEN for part in content)
+        if pictures and not sees:
             raise Refused(400, "this model sees no pictures", "invalid_value", "messages")
-        content = "".join(part.text or "" for part in content)
+        content = [{"type": "image"} if part.type in SEEN else {"type": "text", "text": part.text or ""}
+                   for part in content] if pictures else "".join(part.text or "" for part in content)
     tree: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": content or ""}
     if message.name:
         tree["name"] = message.name

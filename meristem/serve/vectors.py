@@ -23,6 +23,7 @@ from meristem.serve.texts import check_ids, packed, scored, short_enough, spelle
 async def embeddings(server: Server, request: Any, body: Embedding) -> dict[str, Any]:
     """One vector a text."""
     model, adapter = server.text(request, body.model)
+    model.offer("embeddings")
     given = body.input
     several: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else list(given)
     for one in several:
@@ -49,6 +50,7 @@ async def score(server: Server, request: Any, body: Score) -> dict[str, Any]:
     """How likely the model finds each text, token by token, taken as the beginning of a document."""
     model, adapter = server.text(request, body.model)
     encode.one_way(model.module)
+    model.offer("score")
     texts, out, read = [body.input] if isinstance(body.input, str) else body.input, [], 0
     for i, text in enumerate(texts):
         short_enough(model, text)
