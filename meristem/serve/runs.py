@@ -16,6 +16,7 @@ from meristem.serve.errors import Refused
 from meristem.serve.schema import MESSAGES, Message, Strict, Text
 
 TREES = ("recipe", "manifest", "result", "energy", "goodput", "plan")
+PLANNED = ("name", "model")            # what a plan and the run made of it have in common
 POINTS = 1000                           # lines of a log that are shown
 LINES = 5_000_000                       # bytes of it that are read, from its end
 LABEL = Annotated[str, Field(max_length=512)]
@@ -57,9 +58,17 @@ def run(folder: Path | None, name: str) -> dict[str, Any]:
     log = _lines(path / "log.jsonl", LINES)
     every = max(1, len(log) // POINTS)
     trees = {tree: _tree(path / f"{tree}.json") for tree in TREES}
+    trees["plan"] = trees["plan"] or _planned(path.parent, trees["recipe"])
     scores = {task.stem: _tree(task) for task in sorted((path / "evals").glob("*.json"))}
     return {"name": name, **trees, "log": [row for i, row in enumerate(log) if i % every == 0 or i == len(log) - 1],
             "samples": _lines(path / "samples.jsonl", LINES)[-50:], "scores": scores}
+
+
+def _planned(folder: Path, recipe: Any) -> Any:
+    """The quickstart's plan, which lies beside its runs, where it is of this one; {} where it is not."""
+    plan = _tree(folder / "plan.json")
+    same = isinstance(plan.get("run"), dict) and all(plan["run"].get(key) == recipe.get(key) for key in PLANNED)
+    return plan if same else {}
 
 
 def keep(path: Path | None, preference: Preference, client: str) -> dict[str, str]:

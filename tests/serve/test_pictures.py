@@ -139,6 +139,10 @@ def test_runs_are_looked_up_and_preferences_kept(client: openai.OpenAI, pictures
     root = str(client.base_url).removesuffix("/v1/")
     assert [r["name"] for r in httpx2.get(f"{root}/api/runs").json()] == ["base"]
     assert httpx2.get(f"{root}/api/runs/base").json()["log"] == [{"step": 1, "loss": 2.5}]
+    assert isinstance(pictures.runs, Path)
+    for planned, seen in (("other", {}), ("base", {"run": {"name": "base"}, "loss": 2.0})):
+        (pictures.runs / "plan.json").write_text(json.dumps({"run": {"name": planned}, "loss": 2.0}))
+        assert httpx2.get(f"{root}/api/runs/base").json()["plan"] == seen
     for name in ("link", "..%2Fbase", "....", "nope"):
         assert httpx2.get(f"{root}/api/runs/{name}").status_code == 404
     body = {"prompt": "a", "chosen": "b", "rejected": "c", "model_chosen": "x"}
