@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from meristem.codecs import bpe, chat
 from meristem.codecs import load as load_codec
 from meristem.codecs.image import encode
 from meristem.core import registry
@@ -26,7 +27,8 @@ from meristem.serve.loading import Options, load_text
 from meristem.serve.pictures import load_pictures
 from meristem.serve.server import Server
 from meristem.train.run import pretrain
-from tests.serve.conftest import SMALL, server_of
+from tests.serve.conftest import SMALL, TEXT, server_of
+from tests.serve.test_alone import saved
 from tests.train.test_pictures import EDITS
 from tests.train.test_pictures import SMALL as SHORT
 
@@ -80,8 +82,9 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
                                      "project": 16, "text": tower, "vision": tower})
     hf.save(place / "clip", "clip", config, clip.Model(config), codec)
     written_run(place / "runs" / "first")
-    made = server_of(load_text(folder, options), load_text(place / "other", options), runs=place / "runs",
-                     preferences=place / "preferences.jsonl")
+    saved(place, "llava", bpe.fit([TEXT * 3], vocab=330, special=[*chat.CHATML_TOKENS, chat.IMAGE]))
+    texts = [load_text(path, options) for path in (folder, place / "other", place / "llava")]
+    made = server_of(*texts, runs=place / "runs", preferences=place / "preferences.jsonl")
     for name, path in (("painter", "diffusion"), ("towers", "clip"), ("segmenter", "sam")):
         model = load_pictures(place / path, options)
         assert model is not None
@@ -151,6 +154,24 @@ def test_a_conversation(page: Page) -> None:
     assert answer.text_content() != first
     page.get_by_role("button", name="Edit").click()
     assert page.get_by_label("Message").input_value() == "the quick brown" and answer.count() == 0
+
+
+def test_a_picture_is_attached(page: Page, picture: Path) -> None:
+    panel = opened(page, "Chat")
+    files = panel.get_by_label("Pictures")
+    expect(files).to_be_hidden()                               # this model sees none
+    panel.get_by_label("Model").select_option("llava")
+    files.set_input_files(picture)
+    panel.get_by_label("Tokens at most").fill("6")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        send(page, "what is it?")
+    parts = asked.value.post_data_json["messages"][-1]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "text"]
+    assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,")
+    done(page, "The answer is complete.")
+    assert panel.get_by_alt_text("Picture 1 of the message").count() == 1
+    assert files.input_value() == ""
+    shot(page, "sees")
 
 
 def test_a_stopped_answer_frees_the_server(page: Page, server: Server) -> None:

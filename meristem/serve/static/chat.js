@@ -1,5 +1,5 @@
-// Chat: streaming, stop, regenerate, edit, probabilities of tokens, worked examples, a JSON schema, tools.
-import { stream } from "./api.js";
+// Chat: streaming, stop, regenerate, edit, pictures, probabilities of tokens, worked examples, a JSON schema, tools.
+import { dataUrl, stream } from "./api.js";
 import { area, button, el, field, guarded, status, tokens } from "./dom.js";
 import { chosen, sampling } from "./settings.js";
 
@@ -32,7 +32,11 @@ export function chat(panel, models) {
   const system = area("You are a helpful assistant."), said = area("Say something"), log = el("div", { "aria-live": "polite" });
   const schema = area('{"type": "object", "properties": {...}}', "code"), tools = area('[{"type": "function", "function": {"name": ...}}]', "code");
   const shown = el("input", { type: "checkbox" }), examples = el("div"), turns = [];
-  let stopping = null;
+  const files = el("input", { type: "file", accept: "image/*", multiple: true }), filesField = field("Pictures", files);
+  let stopping = null, kept = [];                               // kept: the pictures of a message that is being edited
+
+  const sees = () => models.find(one => one.id === model.value)?.can.includes("see");
+  const look = () => { filesField.hidden = !sees(); };
 
   const example = () => {
     const asked = area("A question"), answer = area("The answer it should get");
@@ -49,8 +53,10 @@ export function chat(panel, models) {
       const [asked, answer] = [...box.querySelectorAll("textarea")].map(one => one.value);
       return asked.trim() && answer.trim() ? [{ role: "user", content: asked }, { role: "assistant", content: answer }] : [];
     });
-    return [...first, ...shots, ...turns.map(({ role, content, tool_calls, tool_call_id }) => ({
-      role, content: content ?? "", ...(tool_calls?.length ? { tool_calls } : {}), ...(tool_call_id ? { tool_call_id } : {}) }))];
+    const inside = ({ content, images }) => images?.length && sees() ? [...images.map(url => ({ type: "image_url", image_url: { url } })),
+      { type: "text", text: content }] : content ?? "";
+    return [...first, ...shots, ...turns.map(({ role, content, images, tool_calls, tool_call_id }) => ({
+      role, content: inside({ content, images }), ...(tool_calls?.length ? { tool_calls } : {}), ...(tool_call_id ? { tool_call_id } : {}) }))];
   }
 
   function draw() {
@@ -59,6 +65,7 @@ export function chat(panel, models) {
       if (turn.tokens?.length) tokens(text, turn.tokens, shown.checked); else text.textContent = turn.content || "";
       if (!stopping && turn.role === "user") who.append(button("Edit", () => {
         said.value = turn.content;
+        kept = turn.images || [];
         turns.splice(n);
         draw();
         said.focus();
@@ -73,7 +80,8 @@ export function chat(panel, models) {
         } }, el("code", {}, `${call.function.name}(${call.function.arguments})`), n === turns.length - 1 ? result : null,
           n === turns.length - 1 ? el("button", { type: "submit" }, "Give back") : null);
       });
-      return el("article", { class: `message ${turn.role}`, "aria-label": turn.role }, who, text, ...calls);
+      const images = (turn.images || []).map((url, i) => el("img", { src: url, alt: `Picture ${i + 1} of the message`, class: "attached" }));
+      return el("article", { class: `message ${turn.role}`, "aria-label": turn.role }, who, text, ...images, ...calls);
     }));
     stop.disabled = !stopping;
     send.disabled = Boolean(stopping);
@@ -104,10 +112,14 @@ export function chat(panel, models) {
     status(whole ? "The answer is complete." : "Stopped.");
   }
 
-  function submit() {
+  async function submit() {
     if (stopping || !said.value.trim()) return;
-    turns.push({ role: "user", content: said.value });
+    const content = said.value;
     said.value = "";
+    const images = await guarded(async () => sees() && files.files.length ? Promise.all([...files.files].map(dataUrl)) : kept);
+    if (!images) return;
+    turns.push({ role: "user", content, images });
+    [files.value, kept] = ["", []];
     speak();
   }
 
@@ -118,10 +130,12 @@ export function chat(panel, models) {
     if (event.key === "Escape") stopping?.abort();
   });
   shown.addEventListener("change", draw);
+  model.addEventListener("change", look);
+  look();
   panel.append(el("div", { class: "row" }, modelField, field("Colour tokens by probability", shown)),
     el("details", {}, el("summary", {}, "Instructions, examples, schema, tools"), field("System prompt", system, true), examples,
       button("Add an example", example), field("JSON schema of the answer", schema, true), field("Tools", tools, true)),
-    row, log, said, el("div", { class: "row" }, send, stop, button("Clear", () => { turns.splice(0); draw(); }),
+    row, log, said, filesField, el("div", { class: "row" }, send, stop, button("Clear", () => { turns.splice(0); draw(); }),
       el("span", { class: "quiet" }, "Enter sends, Shift+Enter is a new line, Escape stops.")));
   draw();
 }
