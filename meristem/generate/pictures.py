@@ -22,6 +22,7 @@ from meristem.core.random import seed_of
 from meristem.data.pictures import captions
 from meristem.generate.base import evaluating
 from meristem.generate.denoise import SAMPLERS, Said, agreeing, begun, guided
+from meristem.nn.conv import cast
 from meristem.nn.noise import Schedule, Target
 
 How = Literal["new", "edit", "vary", "enlarge", "begin"]
@@ -137,7 +138,7 @@ class Diffuser:
             raise RequestError(f"no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")
         wish = replace(wish, sampler=sampler)
         starts = range(0, len(wish.texts), TOGETHER)
-        with evaluating(self.network):
+        with evaluating(self.network), cast(self.network):
             return torch.cat([self.rows(wish, range(i, min(i + TOGETHER, len(wish.texts)))) for i in starts])
 
     def rows(self, wish: Wish, rows: range) -> Float[Tensor, "N C H W"]:

@@ -6,6 +6,8 @@ https://arxiv.org/abs/2112.10752 (the same blocks in an autoencoder). As with `L
 
     x = Residual(64, 128, time=256)(x, embedded)               # [B, 64, H, W] -> [B, 128, H, W]
 """
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -135,6 +137,23 @@ class Grow(nn.ConvTranspose2d):
         """[B, in, H, W] -> [B, out, 2H, 2W]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.conv_transpose2d(x, self.weight.to(x.dtype), bias, stride=2)
+
+
+@contextmanager
+def cast(module: nn.Module) -> Iterator[None]:
+    """Inside, kernels are kept in the type that `module` computes in, not cast again by every call: the same numbers.
+
+    For asking alone: outside they are the fp32 weights that an optimizer knows.
+    """
+    compute = next((m.compute for m in module.modules() if isinstance(m, Stem)), None)
+    kept = [(m, m.weight.data) for m in module.modules() if isinstance(m, Conv) and m.weight.dtype != compute]
+    for conv, weight in kept if compute else ():
+        conv.weight.data = weight.to(compute, memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for conv, weight in kept:
+            conv.weight.data = weight
 
 
 def sequence(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N C"]:
