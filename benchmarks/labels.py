@@ -160,8 +160,8 @@ def oversight(data: Path, out: Path, tiny: bool) -> dict[str, Any]:
     for seed in range(1 if tiny else 3):
         order = np.random.default_rng(seed_of(seed, "weak")).permutation(len(rows))
         own, rest = ([rows[i] for i in some] for some in (order[:few], order[few:few + many]))
-        steps = (2, 2) if tiny else (60, 250)
-        weak = classifier(subset(source, out / f"few-{seed}", own), out / f"weak-{seed}", seed, 4, steps[0])
+        steps = (2, 2) if tiny else (300, 250)        # few digits take as many steps to be known
+        weak = classifier(subset(source, out / f"few-{seed}", own), out / f"weak-{seed}", seed, 8, steps[0])
         told = weak.named(pixels_of(source, rest))
         student = classifier(subset(source, out / f"told-{seed}", [
             {**row, "label": label} for row, label in zip(rest, told, strict=True)]),
