@@ -19,7 +19,9 @@ def test_questions_about_pictures(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "noto72.tar.gz", "w:gz") as tar:
         for n in range(60):
             raw = io.BytesIO()
-            Image.new("RGBA", (12, 12), (n, 0, 0, 0)).save(raw, format="PNG")
+            picture = Image.new("RGBA", (12, 12), (0, 0, 0, 0))
+            picture.paste((4 * n, 0, 0, 255), (4, 4, 8, 8))
+            picture.save(raw, format="PNG")
             member = tarfile.TarInfo(f"noto/{n}.png")
             member.size = len(raw.getvalue())
             tar.addfile(member, io.BytesIO(raw.getvalue()))
@@ -36,6 +38,6 @@ def test_questions_about_pictures(tmp_path: Path) -> None:
             assert word in ("food", "tool", "round", "flat")
             assert (word in rows[n]["keywords"]) == (fields["target"] == "yes")
     with Image.open(next((tmp_path / "out.rows").glob("*.png"))) as picture:
-        assert picture.getpixel((0, 0)) == (255, 255, 255), "what is transparent is white"
+        assert picture.getpixel((0, 0)) == (255, 255, 255) != picture.getpixel((5, 5)), "what is transparent is white"
     with pytest.raises(RequestError, match="has no captions.jsonl"):
         make(tmp_path / "out.rows", tmp_path / "x")
