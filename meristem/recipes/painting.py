@@ -20,7 +20,8 @@ def latent_diffusion() -> Run:
 
     Command: `meristem pretrain latent_diffusion data.corpus=PICTURES model.classes=49 --out runs/latent`. CPU time: 1.6
     minutes (and 1.3 for the autoencoder). Expected: a Frechet distance (`evals.frechet`) of 0.072 (0.052 to 0.091)
-    on the scenes above; every pixel from another training picture: 0.786.
+    on the scenes above; every pixel from another training picture: 0.786, a U-Net in pixels after the same time as
+    this stage 0.138 (0.105 to 0.173).
     """
     return Run(
         name="latent_diffusion",

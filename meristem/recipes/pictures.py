@@ -57,8 +57,8 @@ def diffusion() -> Run:
     """A U-Net that paints from noise, told a label where `model.classes` is one more than the labels.
 
     Command: `meristem pretrain diffusion data.corpus=PICTURES model.classes=11 --out runs/diffusion`. CPU time: 1.3
-    minutes for 700 steps on toy:digits at 8 pixels (docs/results.md has the edits). Expected with these: a validation
-    loss of 0.236.
+    minutes for 700 steps on toy:digits at 8 pixels (docs/results.md has the edits). Expected with these: a judge reads
+    all of 400 painted digits as they were asked for; a Frechet distance of 0.026 in 20 steps.
     """
     return Run(
         name="diffusion",
