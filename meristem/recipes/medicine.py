@@ -28,4 +28,4 @@ def medicine() -> Run:
                              "vision": {"name": "clip", "fields": tower}, "image_token": 1, "layer": -1}),
         objective=Part("joined", {}),
         data=Data(codec=Part("bpe", {"vocab": 1024, "special": [IMAGE]}), examples="interleaved"),
-        train=Train(steps=500, batch=32, context=96, optimizer="muon", lr=3e-3, warmup=30, compile=False, guard=False))
+        train=Train(steps=500, batch=32, context=128, optimizer="muon", lr=3e-3, warmup=30, compile=False, guard=False))
