@@ -1,6 +1,6 @@
 """Every python and bash block of the documentation is executed, the blocks of a page in order and in one folder.
 
-The python blocks of a page share one interpreter (importing torch costs 1.5 s, and there are 45 of them) but no names.
+The python blocks of a page share one interpreter, a fork of one that has imported torch (tests.starter), but no names.
 Blocks under `<!-- slow -->` are only parsed.
 """
 import ast
@@ -13,30 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.starter import started
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^(<!-- slow -->\n)?```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
-
-
-# runs in the page's folder: [name, language, text] of each block from stdin, {name: what went wrong} to argv[1]
-READER = """
-import json, linecache, subprocess, sys, traceback
-blocks, said = json.load(sys.stdin), {}
-for name, language, text in blocks:
-    if language == "bash":
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True)
-        said[name] = done.stderr if done.returncode else ""
-    else:
-        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
-        try:
-            exec(compile(text, name, "exec"), {"__name__": "__main__"})
-            said[name] = ""
-        except (Exception, SystemExit):
-            said[name] = traceback.format_exc()
-    with open(sys.argv[1], "w") as file:
-        json.dump(said, file)
-"""
 
 
 def blocks(page: Path) -> list[tuple[str, str, str, bool]]:
@@ -53,14 +35,13 @@ def read(tmp_path_factory: pytest.TempPathFactory):
 
     def answers(page: Path) -> dict[str, str]:
         if page not in pages:
-            folder, said = tmp_path_factory.mktemp(page.stem), tmp_path_factory.mktemp("said") / "said.json"
-            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-            env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-            work = json.dumps([block[:3] for block in blocks(page) if not block[3]])
-            done = subprocess.run([sys.executable, "-W", "error", "-c", READER, said], cwd=folder, env=env, input=work,
-                                  capture_output=True, text=True, timeout=240)
+            folder, beside = tmp_path_factory.mktemp(page.stem), tmp_path_factory.mktemp("said")
+            work, said = beside / "blocks.json", beside / "said.json"
+            work.write_text(json.dumps([block[:3] for block in blocks(page) if not block[3]]))
+            env = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+            ended = started("tests.pages:read", str(work), str(said), cwd=folder, env=env)
             pages[page] = json.loads(said.read_text()) if said.exists() else {}
-            assert done.returncode == 0, done.stderr
+            assert ended == [0]
         return pages[page]
 
     return answers

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from meristem.codecs.image import decode
 from meristem.core.errors import RequestError
@@ -24,6 +23,7 @@ def test_every_digit_once_under_its_name(tmp_path: Path) -> None:
     corpus = digits.make(tmp_path / "digits", {})
     rows = {split: shown(corpus, split) for split in SPLITS}
     assert [len(rows[split]) for split in SPLITS] == [1438, 180, 179]
+    from sklearn.datasets import load_digits  # 2 s of imports, that only the process of this file pays
     found = load_digits()
     known = {np.round(image * 255 / 16).astype(np.uint8).tobytes(): str(digit)
              for image, digit in zip(found.images, found.target, strict=True)}

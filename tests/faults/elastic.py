@@ -1,6 +1,6 @@
 """Two processes under torch's elastic agent, which starts them again when one dies, hangs or lies.
 
-`python tests/faults/elastic.py FOLDER` runs the agent that torchrun runs, in a fork of a process that has imported
+`python -m tests.faults.elastic FOLDER` runs the agent that torchrun runs, in a fork of a process that has imported
 everything, and prints one JSON line a session; `test_elastic.py` judges them.
 """
 import json
@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-import launches
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from meristem.cli.main import main
 from meristem.core import faults
 from meristem.train.trainer import Trainer
+from tests.faults import launches
 
 WORDS = [*launches.WORDS, "train.mesh=dp=2", "train.hang_seconds=3"]
 # What happens to a run, one after the other: (rank, update of that launch from 0, signal to itself).
@@ -85,13 +85,18 @@ def session(folder: Path, fault: str, restarts: int = 5) -> None:
                       "seconds": round(time.monotonic() - begun, 1)}), flush=True)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    home = Path(sys.argv[1])
+def sessions(place: str, *names: str) -> None:
+    """All faults, or those that are named."""
+    home = Path(place)
     launches.start(home)
     busy = socket.socket()
     busy.bind(("127.0.0.1", 0))
     os.environ["MASTER_PORT"] = str(busy.getsockname()[1])     # a stale address of somebody else's run
-    for name in sys.argv[2:] or ["plain", "kills", "loop", "slow", "group"]:
+    for name in names or ["plain", "kills", "loop", "slow", "group"]:
         session(home / name, name)
     session(home / "group", "again")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sessions(*sys.argv[1:])

@@ -185,6 +185,11 @@ def report(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
+def main(what: str, folder: str) -> None:
+    """All cases of one kind."""
+    {"saves": saves, "steps": steps, "optimizers": optimizers, "full": full}[what](Path(folder))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"saves": saves, "steps": steps, "optimizers": optimizers, "full": full}[sys.argv[1]](Path(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -21,7 +21,6 @@ import torch._dynamo
 from meristem.cli.main import main
 from meristem.core import faults
 from meristem.train import run as runs
-from meristem.train.checkpoint import Checkpoints
 
 STEPS = 14
 WORDS = ["model.dim=16", "model.layers=1", "model.heads=2", "model.groups=2", "model.hidden=32", "train.batch=4",
@@ -240,9 +239,12 @@ def start(home: Path) -> None:
     report("", home / "whole", train(home / "whole").end())
 
 
+def every(place: str) -> None:
+    """All faults, one after the other."""
+    for work in (start, storm, signals, memory, loop, twice, drift, wrong, damaged):
+        work(Path(place))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert Checkpoints                                         # imported: no victim pays for it
-    place = Path(sys.argv[1])
-    for work in (start, storm, signals, memory, loop, twice, drift, wrong, damaged):
-        work(place)
+    every(sys.argv[1])

@@ -1,24 +1,18 @@
 """Two processes under torch's elastic agent (elastic.py): killed, frozen, slow, poisoned, asked to stop."""
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ELASTIC = Path(__file__).parent / "elastic.py"
-PATHS = os.pathsep.join(map(str, (ELASTIC.parents[2], ELASTIC.parent)))
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
+from tests.starter import started
+
 STEPS = list(range(1, 15))
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    done = subprocess.run([sys.executable, str(ELASTIC), str(tmp_path_factory.mktemp("elastic"))], env=ENV, text=True,
-                          capture_output=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {case["fault"]: case for case in map(json.loads, done.stdout.splitlines())}
+    folder = tmp_path_factory.mktemp("elastic")
+    assert started("tests.faults.elastic:sessions", str(folder), out=folder / "cases.jsonl") == [0]
+    return {case["fault"]: case for case in map(json.loads, (folder / "cases.jsonl").read_text().splitlines())}
 
 
 def test_two_processes_train_beside_somebody_elses_port(found):

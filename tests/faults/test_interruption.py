@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.starter import started
+
 HARNESS = Path(__file__).parent / "harness.py"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2])}
 
 
-def cases(what: str, folder: Path, before: tuple[str, ...] = ()) -> list[dict]:
-    done = subprocess.run([*before, sys.executable, str(HARNESS), what, str(folder)], env=ENV, capture_output=True,
-                          text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def cases(what: str, folder: Path) -> list[dict]:
+    out = folder / "cases.jsonl"
+    assert started("tests.faults.harness:main", what, str(folder), out=out) == [0]
+    return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,10 @@ def test_a_real_full_disk_keeps_the_old_checkpoints_warns_and_stops_after_three(
     inside = ("unshare", "-m", "sh", "-c", script, str(tmp_path))
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("mounting a tmpfs needs a privilege this process has not")
-    stopped, end = cases("full", tmp_path, inside)
+    done = subprocess.run([*inside, sys.executable, str(HARNESS), "full", str(tmp_path)], env=ENV, text=True,
+                          capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    stopped, end = map(json.loads, done.stdout.splitlines())
     assert end["saves"] == [1, 2, 3, 4, 5, 6, 7] and stopped["stopped"] == 8 and stopped["status"] == 1
     assert len(end["warnings"]) == 4 and all("No space left" in w for w in end["warnings"])     # 3, 4, then 6 and 7
     assert "3 checkpoints in a row" in stopped["error"] and "intact" in stopped["error"]

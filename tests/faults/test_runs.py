@@ -1,22 +1,16 @@
 """Whole runs under real faults, through the real command line (launches.py): what is said, lost, and comes out."""
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-RUNS = Path(__file__).parent / "launches.py"
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RUNS.parents[2])}
+from tests.starter import started
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    done = subprocess.run([sys.executable, str(RUNS), str(tmp_path_factory.mktemp("runs"))], env=ENV, text=True,
-                          capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {case["fault"]: case for case in map(json.loads, done.stdout.splitlines())}
+    folder = tmp_path_factory.mktemp("runs")
+    assert started("tests.faults.launches:every", str(folder), out=folder / "cases.jsonl") == [0]
+    return {case["fault"]: case for case in map(json.loads, (folder / "cases.jsonl").read_text().splitlines())}
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """LoRA on every family of pictures: only the adapter learns, a killed run ends in the same bits, and merges."""
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,8 @@ from meristem.hub import hf
 from meristem.hub.tensors import Tensors
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
-from tests.train.test_pictures import EDITS, KILLED, SMALL
+from tests.starter import killed
+from tests.train.test_pictures import EDITS, SMALL
 
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, edits) for name, edits in EDITS.items()},
@@ -42,9 +40,7 @@ def test_adapted_killed_and_merged(name: str, corpus: Corpus, tmp_path: Path) ->
                               "train.lr": 0.01})
     whole = pretrain(run, tmp_path / "whole")
     (tmp_path / "run.json").write_text(json.dumps(to_dict(run)))
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json", tmp_path / "killed"], check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "MERISTEM_FAULT": "step.end:3:kill"})
-    assert done.returncode == -signal.SIGKILL
+    assert killed(tmp_path / "run.json", tmp_path / "killed", "step.end:3:kill") == -signal.SIGKILL
     again = pretrain(run, tmp_path / "killed")
     for part in ("model", "adapter"):
         one, two = ({p.name: p.read_bytes() for p in (folder / part).glob("*.safetensors")}

@@ -1,9 +1,6 @@
 """Models of pictures go through the same run as text: trained, killed, resumed, written and read."""
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from meristem.hub import hf
 from meristem.hub.tensors import Tensors
 from meristem.recipes import resolve
 from meristem.train.run import assemble, pretrain
+from tests.starter import killed
 
 SMALL = {"train.steps": 6, "train.batch": 8, "train.compile": False, "train.warmup": 1, "train.save_seconds": 0.0}
 EDITS = {
@@ -34,14 +32,6 @@ EDITS = {
 }
 
 
-KILLED = """
-import sys; from pathlib import Path
-from meristem.recipes import resolve
-from meristem.train.run import pretrain
-pretrain(resolve(sys.argv[1])[0], Path(sys.argv[2]))
-"""
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return scenes.make(tmp_path_factory.mktemp("scenes") / "corpus", {"documents": 60, "side": 16, "held_out": 0.0})
@@ -52,9 +42,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(recipe: str, corpus: Corpus,
     run, _ = resolve(recipe, {**SMALL, **EDITS[recipe], "data.corpus": str(corpus.folder)})
     whole = pretrain(run, tmp_path / "whole")
     (tmp_path / "run.json").write_text(json.dumps(to_dict(run)))
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json", tmp_path / "killed"], check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "MERISTEM_FAULT": "step.end:4:kill"})
-    assert done.returncode == -signal.SIGKILL
+    assert killed(tmp_path / "run.json", tmp_path / "killed", "step.end:4:kill") == -signal.SIGKILL
     again = pretrain(run, tmp_path / "killed")
     one, two = (Tensors.open(folder / "model") for folder in (whole, again))
     assert len(one) > 5 and sorted(one) == sorted(two) and all(torch.equal(one[name], two[name]) for name in one)

@@ -1,9 +1,6 @@
 """Segment Anything goes through the same run as text: killed and resumed, adapted, written, asked from the shell."""
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,7 @@ from meristem.hub import hf
 from meristem.hub.tensors import Tensors
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
-from tests.train.test_pictures import KILLED
+from tests.starter import killed
 
 EDITS = {"train.steps": 6, "train.batch": 4, "train.compile": False, "train.warmup": 1, "train.save_seconds": 0.0,
          "train.sample_every": 3,
@@ -41,9 +38,7 @@ def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_that_is_killed_ends_in_the_same_bits(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes((trained / "recipe.json").read_bytes())
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json", tmp_path / "killed"], check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "MERISTEM_FAULT": "step.end:4:kill"})
-    assert done.returncode == -signal.SIGKILL
+    assert killed(tmp_path / "run.json", tmp_path / "killed", "step.end:4:kill") == -signal.SIGKILL
     again = pretrain(resolve(str(tmp_path / "run.json"))[0], tmp_path / "killed")
     one, two = (Tensors.open(folder / "model") for folder in (trained, again))
     assert sorted(one) == sorted(two) and all(torch.equal(one[name], two[name]) for name in one)

@@ -1,9 +1,6 @@
 """Sounds, proteins and series: a run that was killed ends in the very bits of one that was not, for every recipe."""
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from meristem.data import residues, tones, waves
 from meristem.generate.speak import marks
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
-from tests.train.test_pictures import KILLED
+from tests.starter import killed
 
 QUICK = {"train.steps": 4, "train.batch": 4, "train.context": 16, "train.warmup": 1, "train.compile": False,
          "train.dtype": "float32", "train.validate_every": 0, "train.save_seconds": 0}
@@ -51,9 +48,7 @@ def test_killed_and_continued(name: str, corpora: dict[str, Corpus], tmp_path: P
     run, _ = resolve(name, {**QUICK, **edits, **more, "data.corpus": str(corpora[kind].folder)})
     whole = pretrain(run, tmp_path / "whole")
     (tmp_path / "run.json").write_text(json.dumps(to_dict(run)))
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json", tmp_path / "killed"], check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "MERISTEM_FAULT": "step.end:3:kill"})
-    assert done.returncode == -signal.SIGKILL
+    assert killed(tmp_path / "run.json", tmp_path / "killed", "step.end:3:kill") == -signal.SIGKILL
     again = pretrain(run, tmp_path / "killed")
     one, two = ({p.name: p.read_bytes() for p in (folder / "model").glob("*.safetensors")} for folder in (whole, again))
     assert one and one == two
