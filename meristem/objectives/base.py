@@ -7,7 +7,7 @@ everything. `inputs` and `score` are apart so that a pipeline can run the model 
 import abc
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,8 +25,10 @@ from meristem.generate.looks import Looks, laid_over
 from meristem.generate.pictures import Painter
 from meristem.nn import moe
 from meristem.nn.image import between
+from meristem.plan.cost import BACKWARD
 
 GIVEN = ("codec", "reader")             # arguments of objectives that a run knows and nobody sets
+Forward = Callable[[nn.Module], float]  # FLOPs of a forward pass of a network over one row
 
 
 class Objective(nn.Module, abc.ABC):
@@ -153,6 +155,14 @@ class Objective(nn.Module, abc.ABC):
     def after_skip(self) -> None:
         """An update was dropped: forget what its forward passes left."""
         moe.adjust(self.routed, move=False)
+
+    def flops(self, of: Forward) -> float:
+        """FLOPs that a row of a batch costs a step, where `of(network)` is those of a forward pass over it.
+
+        Here forward and backward of the model; a subclass adds what else it asks. What turns data into the model's
+        input (an autoencoder, a text tower) counts nowhere.
+        """
+        return float((1 + BACKWARD) * of(self.model))
 
     def kept(self) -> dict[str, Tensor]:
         """What a finished run keeps beside the model: a reward model's head."""

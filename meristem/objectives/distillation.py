@@ -25,7 +25,7 @@ from meristem.core.errors import RequestError
 from meristem.core.types import Batch
 from meristem.hub import hf
 from meristem.nn.linear import Embedding, compute_in
-from meristem.objectives.base import Objective, make
+from meristem.objectives.base import Forward, Objective, make
 
 
 class Distillation(Objective):
@@ -97,6 +97,10 @@ class Distillation(Objective):
             facts["cosine"] = ((1 - F.cosine_similarity(ours, theirs, -1)) * weight).sum()
             loss = loss + self.cosine * facts["cosine"]
         return loss, facts
+
+    def flops(self, of: Forward) -> float:
+        """Those of the inner objective, and the teacher's forward pass."""
+        return self.inner.flops(of) + of(self.teacher)
 
     def after_step(self, step: int) -> None:
         """As the inner objective, which knows the same model."""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from meristem.core.errors import RequestError, nearest
 from meristem.core.types import Batch
 from meristem.data.preferences import BAD, GOOD, OTHER
-from meristem.objectives.base import Objective, twin
+from meristem.objectives.base import Forward, Objective, twin
 from meristem.objectives.next_token import log_probs
 
 LOSSES = ("dpo", "ipo", "kto", "orpo", "simpo")
@@ -77,6 +77,10 @@ class Preference(Objective):
         """log p of each answer [B, S] under the model and the frozen one."""
         ours = self.answers(self.model, batch)
         return ours, self.answers(self.beside[0], batch).detach() if self.beside else None
+
+    def flops(self, of: Forward) -> float:
+        """Also the frozen model's forward pass."""
+        return super().flops(of) + sum(of(network) for network in self.beside)
 
     def answers(self, model: nn.Module, batch: Batch) -> Float[Tensor, "B S"]:
         """The sum of log p of each answer's tokens; the vocabulary is asked at their places only."""

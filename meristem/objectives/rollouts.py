@@ -31,7 +31,7 @@ from meristem.generate import rewards
 from meristem.generate.autoregressive import generate
 from meristem.generate.rollout import Rollout, laid, roll
 from meristem.generate.sampling import Sampling
-from meristem.objectives.base import Objective, twin
+from meristem.objectives.base import Forward, Objective, twin
 from meristem.objectives.next_token import log_probs
 from meristem.objectives.preference import at_places
 from meristem.objectives.reward import judge
@@ -229,6 +229,13 @@ class Rollouts(Objective):
         super().train(mode)
         self.model.eval()
         return self
+
+    def flops(self, of: Forward) -> float:
+        """A prompt's share of a step: its answers are drawn and judged once, by the model and the frozen one, and are
+        trained on in every epoch. Drawing counts as one pass over the whole row, though answers may end early and what
+        is drawn again counts nowhere; so does a model that rewards."""
+        once = 2 * of(self.model) + sum(of(network) for network in self.beside)
+        return self.group * (once + self.epochs * super().flops(of)) / self.reuse
 
     def kept_rows(self, key: str) -> Tensor:
         """A field of the answers at hand."""

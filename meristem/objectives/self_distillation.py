@@ -29,7 +29,7 @@ from meristem.core.types import Batch
 from meristem.data.views import Look, crops, hidden
 from meristem.nn.image import between
 from meristem.nn.linear import Linear
-from meristem.objectives.base import Objective
+from meristem.objectives.base import Forward, Objective
 
 GLOBAL = 2                              # large views, which the teacher sees too
 STUDENT = 0.1                           # the student's temperature (DINO, section 3.1)
@@ -146,6 +146,12 @@ class SelfDistillation(Objective):
             said = torch.cat([said, self.heads["cls"](small[:, 0]).unflatten(0, (count, -1))], 1)
         return {"cls": said, "patch": self.heads["patch"](large[:, first:]).unflatten(0, (count, -1)),
                 "vectors": large[:, 0].float().unflatten(0, (count, -1)), **known}
+
+    def flops(self, of: Forward) -> float:
+        """Also the teacher's pass over the large views, and the student's over the small ones, whose cost is taken to
+        go with their area."""
+        small = self.local / GLOBAL * (self.small.side / self.large.side) ** 2
+        return (1 + small) * super().flops(of) + of(self.teacher["model"])
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """output -> score."""

@@ -8,7 +8,7 @@ eager mode without gradients and leave every generator as they found it: a run w
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from meristem.core.types import Batch
 from meristem.objectives.base import Objective
 from meristem.train.devices import resting
 from meristem.train.processes import One
-from meristem.train.trainer import Facts, Hook, Trainer
+from meristem.train.trainer import OWED, Facts, Hook, Trainer
 
 EVERY = 1.0                             # seconds between drawn updates
 
@@ -101,8 +101,16 @@ def draw(progress: Progress) -> Hook:
     return hook
 
 
-def validate(objective: Objective, batches: list[Batch], processes: One | None = None) -> float:
-    """Mean loss per trained target over `batches`, in eager mode; the training state is left as it was."""
+class Unfinished(Exception):
+    """A signal asks the run to stop, and what was being measured can be measured when it goes on."""
+
+
+def validate(objective: Objective, batches: list[Batch], processes: One | None = None,
+             asked: Sequence[int] | None = None) -> float:
+    """Mean loss per trained target over `batches`, in eager mode; the training state is left as it was.
+
+    `asked`: the signals of a trainer (`Trainer.asked`), at which it ends after a batch; then `Unfinished`.
+    """
     among = processes or One()
     training = objective.training
     objective.eval()
@@ -110,6 +118,9 @@ def validate(objective: Objective, batches: list[Batch], processes: One | None =
     with torch.random.fork_rng(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         torch.manual_seed(0)
         for batch in batches:
+            if asked is not None and among.agree(asked[0] if asked else 0, False)[0]:
+                objective.train(training)
+                raise Unfinished
             loss, count = among.judge(objective, objective.prepare(batch))
             total, weight = total + loss, weight + count
     objective.train(training)
@@ -117,12 +128,18 @@ def validate(objective: Objective, batches: list[Batch], processes: One | None =
     return total / max(weight, 1.0)
 
 
-def every(steps: int, fact: str, measure: Callable[[], Any]) -> Hook:
-    """Sets `facts[fact] = measure()` every so many steps and at the last one; 0 means only at the last one."""
+def every(steps: int, fact: str, measure: Callable[[Sequence[int]], Any]) -> Hook:
+    """Sets `facts[fact] = measure(trainer.asked)` every so many steps and at the last one; 0: only at the last one.
+
+    One that a signal leaves `Unfinished` is owed: the trainer asks its hooks again when it goes on.
+    """
     def hook(trainer: Trainer, facts: Facts) -> None:
         if trainer.step == trainer.config.steps or (steps and trainer.step % steps == 0):
             with trainer.optim.averaged():
-                facts[fact] = measure()
+                try:
+                    facts[fact] = measure(trainer.asked)
+                except Unfinished:
+                    facts[OWED] = True
     return hook
 
 

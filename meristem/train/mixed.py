@@ -7,6 +7,7 @@
 | bits_per_byte | on held-out text by source; at validations and at the last step |
 """
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -64,10 +65,11 @@ def hooks_of(parts: Built, folder: Path) -> list[Hook]:
     def told(trainer: Trainer, facts: Facts) -> None:
         facts["mixture"] = mixture.fractions
         facts["source_tokens"] = {name: trainer.tokens // targets * count for name, count in mixture.share.items()}
-    return [told, hooks.every(parts.run.train.validate_every, "bits_per_byte", lambda: bits_per_byte(parts))]
+    return [told, hooks.every(parts.run.train.validate_every, "bits_per_byte",
+                               lambda asked: bits_per_byte(parts, asked))]
 
 
-def bits_per_byte(parts: Built) -> dict[str, float]:
+def bits_per_byte(parts: Built, asked: Sequence[int] | None = None) -> dict[str, float]:
     """Bits a byte of held-out text by source, for every source that the validation split has."""
     split = parts.shards.split("validation")
     sources, t = Sources.open(parts.corpus, split, _by(parts.run)), parts.run.train
@@ -76,7 +78,7 @@ def bits_per_byte(parts: Built) -> dict[str, float]:
         part = only(split, np.flatnonzero(sources.of == number), sources.bytes)
         if len(part.tokens) > 1:
             batches: list[Batch] = list(sweep(part, t.context, t.micro or t.batch, HELD_OUT))
-            nats = hooks.validate(parts.objective, batches, parts.processes)
+            nats = hooks.validate(parts.objective, batches, parts.processes, asked)
             out[name] = nats * len(part.tokens) / part.bytes / math.log(2)
     return out
 

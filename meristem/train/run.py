@@ -44,7 +44,7 @@ from meristem.nn.attention import two_way
 from meristem.nn.linear import compute_in
 from meristem.objectives.base import Objective, make
 from meristem.objectives.reward import HEAD, WEIGHTS
-from meristem.plan.cost import BACKWARD, Cost, flops_of
+from meristem.plan.cost import Cost, flops_of
 from meristem.plan.energy import Meter
 from meristem.train import adapted, devices, groups, hooks, mixed, painting, preflight
 from meristem.train.checkpoint import Checkpoints
@@ -90,18 +90,26 @@ class Parts:
     def flops_per_token(self) -> float:
         """Training FLOPs a token of `train.context` with the whole attention square (PaLM, appendix B).
 
-        So a row costs this times the context, whatever its objective makes of it: a source and a target, or places at
-        which the vocabulary is asked.
+        So a row costs this times the context, whatever its objective makes of it: a source and a target, places at
+        which the vocabulary is asked, answers of its own, or what a teacher says of it (`Objective.flops`).
         """
-        model, context = self.processes.plain or self.objective.model, self.run.train.context
+        context = self.run.train.context
         first = {key: value[:1] for key, value in self.held_out[0].items()}
         with torch.no_grad(), torch.random.fork_rng():
-            given = self.objective.inputs(self.objective.prepare(first))
+            prepared = self.objective.prepare(first)
+            given = self.objective.inputs(prepared)
+        length, source, asked = (some[key].shape[1] if key in some else 0 for some, key in (
+            (given, "tokens"), (given, "source"), (prepared, "places")))
+
+        def forward(network: torch.nn.Module) -> float:
+            if network is self.objective.model and self.processes.plain is not None:
+                network = self.processes.plain
             if not first.keys().isdisjoint(DENSE):             # convolutions and patches: counted while they run
-                return (1 + BACKWARD) * flops_of(model, given) / context
-        length, source, asked = (given[key].shape[1] if key in given else 0 for key in ("tokens", "source", "places"))
-        cost = Cost.of(model, length or context, source, asked)
-        return cost.training_flops_full * ((length or context) + source) / context
+                with torch.random.fork_rng():
+                    return flops_of(network, given)
+            cost = Cost.of(network, length or context, source, asked)
+            return (cost.linear_flops + cost.attention_flops) * ((length or context) + source)
+        return self.objective.flops(forward) / context
 
 
 def pretrain(run: Run, folder: Path, *, progress: Progress = SILENT, fresh: bool = False,
@@ -388,7 +396,8 @@ def run_hooks(parts: Parts, folder: Path, progress: Progress) -> list[hooks.Hook
     # an encoder shows nothing
     writes = not two_way(parts.objective.model) and held_out[0].keys().isdisjoint(DENSE)
     together = [*mixed.hooks_of(parts, folder), hooks.every(
-                    t.validate_every, "validation", lambda: hooks.validate(parts.objective, held_out, processes)),
+                    t.validate_every, "validation",
+                    lambda asked: hooks.validate(parts.objective, held_out, processes, asked)),
                 hooks.samples(folder / SAMPLES if processes.world.first else None, t.sample_every if writes else 0,
                               text, progress)]
     if t.sample_every and processes.world.mesh.world == 1 and not writes:

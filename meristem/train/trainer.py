@@ -35,6 +35,7 @@ from meristem.train.processes import One
 
 Facts = dict[str, Any]
 Hook = Callable[["Trainer", Facts], None]
+OWED = "unfinished"                     # among the facts of a step: a signal cut one of its hooks short
 SHAPES = 64                             # kernels of one function, for as many shapes of its input
 
 
@@ -58,6 +59,7 @@ class Trainer:
         self.guard, self.detours = Guard(), detours or Detours()
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.facts: Facts = {}                                 # of the last step
+        self.asked: list[int] = []                             # signals that came, while it fits
         self.saved = time.monotonic()
         self.began, self.own = time.perf_counter(), 0.0        # of a step; and its seconds until it waits for others
         self.aside = {"saving": 0.0, "watching": 0.0}          # seconds of this process spent between steps, by cause
@@ -70,7 +72,10 @@ class Trainer:
         self.objective.train()
         if self.step == 0 and self.config.guard:
             self.save()                                        # a blow-up in the first minute has somewhere to go back
-        with stop_asked() as asked:
+        with stop_asked() as self.asked:
+            if self.facts.pop(OWED, False):
+                self._watch()
+                self._stop()
             while self.step < self.config.steps:
                 start = self.began = time.perf_counter()
                 facts = self.update(self.source(self.detours.place(self.step)))
@@ -82,16 +87,11 @@ class Trainer:
                 if self.processes.world.mesh.world > 1:
                     facts["own_seconds"] = self.own
                 facts |= {"step": self.step, "step_seconds": elapsed, "tokens": self.tokens, "seconds": self.seconds}
-                with self.aside_for("watching"):
-                    for hook in self.hooks:
-                        hook(self, facts)
+                self._watch()
                 self.processes.compare(self.step, self.objective, facts)
                 lasting = self.config.permanent and self.step % self.config.permanent == 0
                 due = lasting or time.monotonic() - self.saved > self.config.save_seconds
-                signalled, due = self.processes.agree(asked[0] if asked else 0, due)
-                if signalled:                                  # before a blow-up is healed: the next run sees it again
-                    self.save(wait=True)
-                    raise Interrupted(signalled)
+                due = self._stop(due)                          # before a blow-up is healed: the next run sees it again
                 if self.config.guard and (first := self.guard.lost) is not None:
                     raise Lost(first, self.step, facts["skipped"] or "its loss has been rising")
                 if self.checkpoints:
@@ -100,6 +100,21 @@ class Trainer:
                         self.save()
         self.save(wait=True)
         return self.facts
+
+    def _watch(self) -> None:
+        """Show the last step's facts to the hooks; those after one that a signal cut short wait for the next launch."""
+        with self.aside_for("watching"):
+            for hook in self.hooks:
+                if OWED not in self.facts:
+                    hook(self, self.facts)
+
+    def _stop(self, due: bool = False) -> bool:
+        """Save and raise `Interrupted` when any process was asked to; else whether a save is due by the first one."""
+        signalled, due = self.processes.agree(self.asked[0] if self.asked else 0, due)
+        if signalled:
+            self.save(wait=True)
+            raise Interrupted(signalled)
+        return due
 
     def update(self, micro: list[Batch]) -> Facts:
         """One optimizer step over some micro-batches: normalise, clip, skip what is not finite."""

@@ -11,7 +11,7 @@ from meristem.models.llama import Config, Model
 from meristem.nn.linear import compute_in
 from meristem.objectives.next_token import NextToken
 from meristem.train.checkpoint import Checkpoints
-from meristem.train.hooks import Log, read_log, validate
+from meristem.train.hooks import Log, every, read_log, validate
 from meristem.train.trainer import Interrupted, Trainer, compile_regions
 
 CONFIG = Train(steps=12, batch=4, context=16, lr=1e-2, warmup=2, save_seconds=1e9)
@@ -98,6 +98,42 @@ def test_validation_is_the_mean_over_targets():
     two["weight"][:, 4:] = 0
     want = sum(float(o(b)[0].detach()) for b in (one, two)) / (64 + 16)
     assert validate(o, [one, two]) == pytest.approx(want, rel=1e-6)
+
+
+def test_a_signal_cuts_a_validation_short_and_the_next_launch_makes_up_for_it(tmp_path):
+    seen: list[int] = []
+
+    def launch(folder, stop=0):
+        def batches():
+            for n in range(50):
+                seen.append(n)
+                if len(seen) == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield counting(1000 + n)[0]
+        o, facts, log = objective(), [], None
+        with Checkpoints(folder) as checkpoints:
+            trainer = Trainer(o, counting, CONFIG, checkpoints=checkpoints)
+            trainer.resume()
+            log = Log(folder / "log.jsonl", trainer.step)
+            trainer.hooks = [every(6, "validation", lambda asked: validate(o, batches(), None, asked)), log,
+                             lambda t, f: facts.append(dict(f))]
+            try:
+                return trainer.fit(), o
+            except Interrupted:
+                return facts, o
+            finally:
+                log.close()
+
+    whole, plain = launch(tmp_path / "whole")
+    seen.clear()
+    before, _ = launch(tmp_path / "cut", stop=3)
+    assert len(seen) == 3 and len(before) == 5, "answered after the batch that it came in, and step 6 is not over"
+    after, resumed = launch(tmp_path / "cut")
+    assert len(seen) == 3 + 2 * 50 and torch.equal(weights(plain), weights(resumed))
+    lines, others = (read_log(tmp_path / name / "log.jsonl") for name in ("cut", "whole"))
+    assert [line["step"] for line in lines] == list(range(1, 13)) and "unfinished" not in lines[5]
+    assert [line.get("validation") for line in lines] == [line.get("validation") for line in others]
+    assert after["validation"] == whole["validation"] > 0
 
 
 def test_a_torn_log_is_cut_back_to_the_checkpoint(tmp_path):
