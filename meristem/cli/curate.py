@@ -92,7 +92,7 @@ def curate(
 
 def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
     """The pictures of one folder or file of rows that pass the rules of `data.sieve`."""
-    from meristem.core.files import claim, read_json
+    from meristem.core.files import claimed, read_json
     from meristem.corpus.labelled import is_labelled, labelled
     from meristem.corpus.store import SUMMARY
     from meristem.data.sieve import Sieve
@@ -100,9 +100,8 @@ def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
     if len(paths) > 1 or not is_labelled(source):
         raise RequestError(f"{PICTURES}{source} is one folder of pictures, one .jsonl of rows with an image or one tar "
                            "of pictures; name one that exists, alone")
-    claim(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
-          and read_json(folder / SUMMARY)["inputs"] == [str(source.resolve())])
-    with shown("curate"):
+    with claimed(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
+                 and read_json(folder / SUMMARY)["inputs"] == [str(source.resolve())]), shown("curate"):
         return labelled(source, out, seed=seed, sieve=Sieve())
 
 

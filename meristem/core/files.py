@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +184,17 @@ def claim(folder: Path, kind: str, same: Callable[[Path], bool]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(f"could not make {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def claimed(folder: Path, kind: str, same: Callable[[Path], bool]) -> Iterator[None]:
+    """`claim` for a block of work: when it fails, a folder that was made for it and is still empty goes again."""
+    new = not folder.exists()
+    claim(folder, kind, same)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):                            # it holds something by now
+                folder.rmdir()
+        raise

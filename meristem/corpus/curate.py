@@ -62,41 +62,41 @@ def curate(paths: Sequence[Path], out: Path, *, seed: int = 0, limit_bytes: int 
     request: dict[str, Any] = {"inputs": [str(p) for p in roots], "seed": seed, "limit_bytes": limit_bytes}
     more = {"stages": list(stages), "text": text}
     request |= {} if more == {"stages": list(stages_base.DEFAULT), "text": ""} else more
-    files.claim(out, "corpus", lambda folder: _request_of(folder) == request)
-    state, size = _state_of(roots, (out, work), functions)
-    if (out / SUMMARY).is_file() and (there := _reusable(out, state, progress)) and (
-            expect in ("", there.hash)):
-        return there
-    workers = workers or (len(os.sched_getaffinity(0)) if size >= PARALLEL else 1)
-    spool: Spool | None = None
-    try:
-        spool = Spool(work, files.digest_bytes(state, repr(more)))
-        if spool.segments:
-            progress.say(f"going on where an earlier run was stopped: {len(spool.segments)} segments are done")
-        with files.committed(out) as folder:
-            reading = _Reading(roots, (out, work, folder), text, spool.position)
-            progress.stage("read", size)
-            _read_into(spool, reading, functools.partial(process, stages=functions), workers, where, progress)
-            counts = _choose(spool, folder, seed, limit_bytes, workers, where, progress)
-            if expect and counts["hash"] != expect:
-                raise RequestError(f"the files that {out} was made from have changed, and what was made of them would "
-                                   "no longer fit; bring them back, choose another --out, or add --fresh")
-            summary = {**request, "state": state, **counts, "rules": filter.ranges()}
-            files.write_json(folder / SUMMARY, summary)
-            (folder / sheet.NAME).write_text(sheet.text(summary), encoding="utf-8")
-        spool.remove()
-    except KeyboardInterrupt:                                  # as after a kill: what is read stays for the next run
-        raise
-    except OSError as error:
-        if spool:
+    with files.claimed(out, "corpus", lambda folder: _request_of(folder) == request):
+        state, size = _state_of(roots, (out, work), functions)
+        if (out / SUMMARY).is_file() and (there := _reusable(out, state, progress)) and (
+                expect in ("", there.hash)):
+            return there
+        workers = workers or (len(os.sched_getaffinity(0)) if size >= PARALLEL else 1)
+        spool: Spool | None = None
+        try:
+            spool = Spool(work, files.digest_bytes(state, repr(more)))
+            if spool.segments:
+                progress.say(f"going on where an earlier run was stopped: {len(spool.segments)} segments are done")
+            with files.committed(out) as folder:
+                reading = _Reading(roots, (out, work, folder), text, spool.position)
+                progress.stage("read", size)
+                _read_into(spool, reading, functools.partial(process, stages=functions), workers, where, progress)
+                counts = _choose(spool, folder, seed, limit_bytes, workers, where, progress)
+                if expect and counts["hash"] != expect:
+                    raise RequestError(f"the files that {out} was made from have changed, and what was made of them "
+                                       "would no longer fit; bring them back, choose another --out, or add --fresh")
+                summary = {**request, "state": state, **counts, "rules": filter.ranges()}
+                files.write_json(folder / SUMMARY, summary)
+                (folder / sheet.NAME).write_text(sheet.text(summary), encoding="utf-8")
             spool.remove()
-        raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}; "
-                           "free some space or choose another --out") from error
-    except BaseException:
-        if spool:
-            spool.remove()
-        raise
-    return Corpus.open(out)
+        except KeyboardInterrupt:                              # as after a kill: what is read stays for the next run
+            raise
+        except OSError as error:
+            if spool:
+                spool.remove()
+            raise MachineError(f"could not write the corpus to {out}: {error.strerror or error}; "
+                               "free some space or choose another --out") from error
+        except BaseException:
+            if spool:
+                spool.remove()
+            raise
+        return Corpus.open(out)
 
 
 class _Reading:

@@ -55,6 +55,7 @@ def test_an_empty_folder(run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = run("curate", tmp_path / "empty", "--out", tmp_path / "out")
     assert result.status == 2 and "empty" in result.complaint
+    assert not (tmp_path / "out").exists(), "what was refused leaves nothing"
     assert not (tmp_path / "out" / "corpus.json").exists()
 
 
