@@ -16,6 +16,7 @@ from meristem.core.errors import RequestError
 from meristem.core.progress import SILENT
 from meristem.evals import benchmark, files, perturb, words
 from meristem.evals.run import task_of
+from meristem.evals.tasks.bfcl import accepts
 
 QUESTION = "What do bees make out of the nectar that they bring home?"
 
@@ -152,6 +153,15 @@ def test_answers_are_graded(data, name, text, metrics):
     for metric, expected in metrics.items():
         found = sum(made.values[metric]) / sum(made.weights[metric])
         assert found == pytest.approx(expected) or name == "flores" and found > expected - 5
+
+
+@pytest.mark.parametrize(("ours", "theirs", "same"), [
+    ([{"a": 1}], [{"a": [1, 2]}], True), ([{"a": 3}], [{"a": [1, 2]}], False),
+    ([{"a": 1}], [{"a": [1]}, {"b": [1]}], False),
+    (("X", "y"), ["x", "Y"], True), ([1], [True], False), ([[1, 2]], [[1, 2]], True), ([{}], [{"a": ["", 1]}], True),
+    ("a", ["a"], False)])
+def test_values_are_compared_inside_lists(ours, theirs, same):
+    assert accepts([{"f": {"x": [theirs]}}], [("f", {"x": ours})]) == same
 
 
 def test_a_pronoun_s_end_is_scored_after_each_name(data):

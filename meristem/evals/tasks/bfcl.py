@@ -142,6 +142,8 @@ def _same(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, dict) and isinstance(ours, dict):    # values of an inner mapping are lists of accepted ones
         return set(ours) <= set(theirs) and all(any(_same(ours[k], v) for v in theirs[k]) if k in ours
                                                 else "" in theirs[k] for k in theirs)
+    if isinstance(theirs, list) and isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
     return bool(ours == theirs) and isinstance(ours, bool) == isinstance(theirs, bool)
 
 
