@@ -21,8 +21,9 @@ LANGUAGE = Part("llama", {"dim": 96, "layers": 3, "heads": 4, "hidden": 256, "qk
 def llava() -> Run:
     """A vision tower, a projector and a decoder that answers questions about pictures; all trained together.
 
-    Command: `meristem pretrain llava data.corpus=CORPUS --out runs/llava` on the corpus `toy:looks`. CPU time: not
-    measured yet. Expected: no score was measured yet.
+    Command: `meristem pretrain llava data.corpus=CORPUS --out runs/llava` on the corpus `toy:looks`. CPU time: half
+    a minute for 300 steps of 32 rows. Expected: 40.3 % of questions about unseen pairs after these, 56.8 % about unseen
+    scenes of known pairs after 1,000 steps (docs/results.md, A5); of the whole recipe no score was measured yet.
     """
     return Run(
         name="llava",
