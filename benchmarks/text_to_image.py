@@ -34,8 +34,10 @@ from meristem.evals.pictures import Seen
 from meristem.evals.run import evaluate
 from meristem.evals.statistics import wilson
 from meristem.evals.subject import Subject
+from meristem.generate.image_tokens import Writer
 from meristem.generate.pictures import Wish, paint
 from meristem.generate.unclip import Unclip
+from meristem.hub import hf
 from meristem.recipes import resolve
 from meristem.train.painting import as_bytes, as_grid, open_painter
 from meristem.train.run import pretrain
@@ -170,10 +172,24 @@ def scene_runs(a: argparse.Namespace) -> None:
     certificates(first, corpus, judge, a)
     second = unclip(corpus, a)
     certificates(second, corpus, judge, a, against=first)
+    ranked(first, a.out / "clip", corpus, named, a)
     parts_of_unclip(second, corpus, named, a)
     texts = tuple(Seen.of(corpus, "test", SIDE).captions[:16])
     for run in (first, second):
         shown(a.out / f"{run.name}.png", paint(open_painter(run), Wish(texts, seed=a.seed)))
+
+
+def ranked(run: Path, clip: Path, corpus: Corpus, named: Names, a: argparse.Namespace) -> None:
+    """DALL-E as its paper shows it (section 2.6): of eight draws the one that CLIP finds nearest to the caption."""
+    painter, count = open_painter(run), 4 if a.tiny else 256
+    assert isinstance(painter, Writer)
+    painter = replace(painter, judge=hf.load(clip).module)
+    for split in ("validation", "test"):
+        found = Seen.of(corpus, split, SIDE)
+        found = found.rows(range(min(count, len(found.captions))))
+        images = paint(painter, Wish(tuple(found.captions), seed=2, temperature=0.7, guidance=1.5, best_of=8))
+        share("caption_consistency_best_of_8", [x == y for x, y in zip(named(images), found.labels, strict=True)],
+              split=split)
 
 
 def judged_by(judge: Path) -> Names:
