@@ -78,9 +78,10 @@ def wav2vec2() -> Run:
 
 
 def hubert() -> Run:
-    """A small HuBERT: the clusters of hidden stretches of sound.
+    """A small HuBERT: the clusters of hidden stretches of sound; in a second round those of what a first one hears.
 
-    Command: `meristem pretrain hubert data.corpus=SOUNDS.jsonl --out runs/hubert`. CPU time: not measured yet.
+    Command: `meristem pretrain hubert data.corpus=SOUNDS.jsonl --out runs/hubert`, then with
+    objective.teacher=runs/hubert, whose layer is clustered by k-means. CPU time: not measured yet.
     Expected: no score was measured yet.
     """
     return Run(

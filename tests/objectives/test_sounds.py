@@ -14,7 +14,9 @@ from meristem.data import tones
 from meristem.evals.run import evaluate
 from meristem.evals.subject import Subject
 from meristem.evals.tasks.word_errors import distance
+from meristem.hub import hf
 from meristem.objectives.base import make
+from meristem.objectives.masked_clusters import k_means
 from meristem.objectives.speech_contrast import elsewhere, stretches
 from meristem.recipes import recipes
 from meristem.train.hooks import read_log
@@ -102,6 +104,33 @@ def test_clusters_say_the_same_of_the_same_sound() -> None:
     assert torch.equal(one, a.clusters(SOUND, length)) and not torch.equal(one, b.clusters(SOUND, length))
     assert one.shape == (2, length) and len(one.unique()) > 2
     assert (a.clusters(3 * SOUND, length) == one).float().mean() > 0.95    # loudness is no difference
+
+
+def test_k_means_finds_what_lies_apart() -> None:
+    rng = torch.Generator().manual_seed(0)
+    middles = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
+    points = (middles[:, None] + 0.3 * torch.randn(3, 40, 2, generator=rng)).flatten(0, 1)
+    found = k_means(points, 3, seed=1)
+    assert torch.cdist(found, middles).min(0).values.max() < 0.3 and torch.equal(found, k_means(points, 3, seed=1))
+
+
+def test_a_second_round_hides_clusters_of_the_first(corpus: Corpus) -> None:
+    small = {**QUICK, **WAVES, "train.steps": 2, "data.corpus": str(corpus.folder)}
+    first = pretrain(edit(recipes()["hubert"](), {**small, "model.clusters": 8}), corpus.folder.parent / "first")
+    run = edit(recipes()["hubert"](), {**small, "model.clusters": 6, "objective.teacher": str(first)})
+    log = read_log(pretrain(run, corpus.folder.parent / "second") / "log.jsonl")
+    assert np.isfinite(log[-1]["loss"])
+    module = hf.load(corpus.folder.parent / "second").module
+    a, b = (make("masked_clusters", module, {"teacher": str(first)}) for _ in range(2))
+    sound = torch.randn(2, 4000, generator=torch.Generator().manual_seed(2))
+    length = module.config.frames(4000)
+    one = a.clusters(sound, length)
+    assert one.shape == (2, length) and len(one.unique()) > 1 and not b.fitted
+    b.load_state_dict(a.state_dict())                          # as a run that goes on
+    assert b.fitted and torch.equal(b.clusters(sound[:1], length), one[:1])
+    with pytest.raises(RequestError, match="does not hear the places"):
+        make("masked_clusters", parity.ours("wav2vec2", **{**OURS, "kind": "hubert", "head": "clusters"})[1],
+             {"teacher": str(first)})
 
 
 def test_a_class_of_sounds_is_learned(corpus: Corpus) -> None:
