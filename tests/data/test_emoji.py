@@ -31,8 +31,12 @@ def test_questions_about_pictures(tmp_path: Path) -> None:
     answers = Counter(f["target"] for f in every if f["label"] == "fits")
     assert answers == {"yes": 60, "no": 60} and Counter(f["target"] for f in every if f["label"] == "kind") == {
         "food": 30, "objects": 30}
-    for fields in every:
-        n = int(fields["image"].split("-")[-1].removesuffix(".png").split("/")[-1].split(".")[0])
+    assert len({d.fields["image"] for d in asked["train"]} | {d.fields["image"] for d in asked["test"]}) == sum(
+        len({d.fields["image"] for d in asked[split]}) for split in ("train", "test")), "a picture is in one split"
+    written = [json.loads(line) for file in (tmp_path / "out.rows").glob("*.jsonl")
+               for line in file.read_text().splitlines()]
+    for fields in written:
+        n = int(fields["image"].split("-")[1].removesuffix(".png"))
         if fields["label"] == "fits":
             word = fields["input"].split()[1]
             assert word in ("food", "tool", "round", "flat")
