@@ -24,7 +24,10 @@ from meristem.core.config import Part, build
 from meristem.nn import moe
 from meristem.nn.attention import CHUNK, Attention, CrossAttention, Reach
 
-LOGIT_BYTES = 2 * 2 + 3 * 4
+# What compiled blocks keep, fitted to the peaks of twelve runs (docs/planning.md): a logit in bf16 and twice in fp32 at
+# the end of the forward pass, a score of attention in fp32 and twice in bf16, the save of step 0 beside the first step
+# one and a half times. Eager code keeps up to a third more.
+LOGIT_BYTES, SCORE_BYTES, SNAPSHOTS = 2 + 2 * 4, 4 + 2 * 2, 1.5
 RUNTIME = 480 * 10**6                    # Python, torch and its compiler, imported
 BACKWARD = 2                            # a matrix product's gradient is two products of the same size
 
@@ -74,14 +77,15 @@ class Cost:
         def products(name: str, m: nn.Linear) -> int:
             places = asked or context if id(m.weight) in head else length(name)
             return 2 * places * m.in_features * m.out_features
-        # Kept for backward: each product's input and output in bf16, two fp32 norms a block, and attention's scores,
-        # masked scores and probabilities (4 + 4 + 2 bytes) over the keys that a chunk of queries reaches. Eager code.
-        kept = sum(2 * length(name) * (m.in_features + m.out_features) for name, m in linears.items()
+        # Kept for backward: of each product half of its input and output in bf16 (an output is the next one's input,
+        # and queries, keys and values share theirs), a norm's input a block, attention's scores over the keys that a
+        # chunk of queries reaches.
+        kept = sum(length(name) * (m.in_features + m.out_features) for name, m in linears.items()
                    if id(m.weight) not in head)
-        kept += sum(length(name) * (round(10 * a.heads * stored(a.reach, length(name))) + 2 * 4 * width)
+        kept += sum(length(name) * (round(SCORE_BYTES * a.heads * stored(a.reach, length(name))) + 4 * width)
                     for name, a in attentions.items())
-        kept += sum(context * (10 * m.heads * source + 4 * width) for m in crosses)
-        kept += sum(context * m.top_k * 2 * 3 * (dim + hidden) for m, (_, hidden, dim) in sparse)
+        kept += sum(context * (SCORE_BYTES * m.heads * source + 2 * width) for m in crosses)
+        kept += sum(context * m.top_k * 3 * (dim + hidden) for m, (_, hidden, dim) in sparse)
         pairs = [(4 * a.heads * a.head_dim, *seen(a.reach, length(name))) for name, a in attentions.items()]
         pairs += [(4 * m.heads * m.head_dim, context * source, float(context * source)) for m in crosses]
         return cls(
@@ -124,15 +128,14 @@ class Cost:
 
         AdamW and schedule-free keep two numbers a parameter, Muon one for the matrices, Adafactor rows and columns; an
         average of the weights (`ema`) is one more. Its copies at a validation fit where gradients and activations were.
-        Logits are held twice in bf16 and three times in fp32 at the
-        end of the forward pass. Measured peaks of four shapes lie 0 to 7 % above the sum without the snapshot.
+        `snapshot` is the copy that a save writes while training goes on, and its buffers.
         """
         moments = self.factored if optimizer == "adafactor" else 2 * self.parameters
         moments += (self.parameters if ema else 0) - (self.matrices if optimizer == "muon" else 0)
         return {"weights": 4 * self.parameters, "gradients": 4 * self.parameters, "moments": 4 * moments,
                 "casts": 2 * (self.parameters - self.embedding), "activations": tokens * self.activation_bytes,
                 "logits": tokens * self.vocab * LOGIT_BYTES,
-                "snapshot": 4 * (self.parameters + moments), "runtime": RUNTIME}
+                "snapshot": round(SNAPSHOTS * 4 * (self.parameters + moments)), "runtime": RUNTIME}
 
 
 def flops_of(module: nn.Module, given: Mapping[str, Tensor]) -> int:

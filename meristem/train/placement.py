@@ -29,7 +29,7 @@ from meristem.nn.attention import Attention
 from meristem.nn.linear import Linear
 from meristem.nn.moe import Experts
 from meristem.plan import energy
-from meristem.plan.cost import LOGIT_BYTES, RUNTIME, Cost, stored
+from meristem.plan.cost import LOGIT_BYTES, RUNTIME, SCORE_BYTES, Cost, stored
 from meristem.plan.devices import Device, device
 from meristem.train import tensor
 from meristem.train.mesh import refuse_uneven
@@ -264,14 +264,14 @@ class _Layout:
         t, tp, total = self.run.train, self.mesh.tp, 0.0
         for name, x in self.linears(block):
             style = self.styles.get(name)
-            total += self.bytes * (x.in_features / (tp if isinstance(style, RowwiseParallel) else 1)
-                                   + x.out_features / (tp if isinstance(style, ColwiseParallel) else 1))
+            total += self.bytes / 2 * (x.in_features / (tp if isinstance(style, RowwiseParallel) else 1)
+                                       + x.out_features / (tp if isinstance(style, ColwiseParallel) else 1))
         for a in (a for a in block.modules() if isinstance(a, Attention)):
             keys = stored(a.reach, t.context) if self.mesh.cp == 1 else t.context
-            total += round((8 + self.bytes) * a.heads * keys) / tp + 2 * 4 * self.cost.width
+            total += round((SCORE_BYTES - 4 + 2 * self.bytes) * a.heads * keys) / tp + 4 * self.cost.width
         for layer in moe.layers(block):
             _, hidden, dim = layer.experts.gate.shape
-            total += layer.top_k * self.bytes * 3 * (dim + hidden)
+            total += layer.top_k * self.bytes / 2 * 3 * (dim + hidden)
         return round(total)
 
     def sent(self, mine: list[nn.Module], first: bool, last: bool, parameters: int) -> dict[str, float]:

@@ -151,7 +151,7 @@ def test_memory_adds_up_by_hand():
     cost = Cost.of(on_meta(Part("llama", SMALL | {"tied": True})), 32)
     n, parts = cost.parameters, cost.memory(tokens=64)
     assert (parts["weights"], parts["gradients"], parts["moments"], parts["casts"]) == (4 * n, 4 * n, 8 * n, 2 * n)
-    assert parts["logits"] == 64 * 300 * 16 and parts["snapshot"] == 12 * n
+    assert parts["logits"] == 64 * 300 * 10 and parts["snapshot"] == 18 * n
     saved = parts["moments"] - cost.memory(64, "muon")["moments"]
     assert saved == 4 * (n - 300 * 64 - 5 * 64), "all but the table and five norms"
     assert cost.memory(128)["activations"] == 2 * parts["activations"] > 0
