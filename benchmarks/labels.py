@@ -29,6 +29,7 @@ from benchmarks.encoders import on_word_counts
 from benchmarks.encoders import sentences as films
 from meristem.codecs.image import decode
 from meristem.core.config import edit
+from meristem.core.files import committed
 from meristem.core.random import seed_of
 from meristem.corpus.labelled import labelled
 from meristem.corpus.linear import Linear
@@ -129,13 +130,13 @@ def digits(data: Path, out: Path, tiny: bool) -> Path:
 def subset(source: Path, folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """A corpus of some training rows, with the source's validation and test rows."""
     if not folder.is_dir():
-        folder.mkdir(parents=True)
         lines = {split: [json.loads(x) for x in (source / f"{split}.jsonl").read_text().splitlines()][:2000]
                  for split in ("validation", "test") if (source / f"{split}.jsonl").is_file()}
-        for split, some in {**lines, "train": list(rows)}.items():
-            for row in some:
-                shutil.copyfile(source / row["image"], folder / row["image"])
-            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        with committed(folder) as whole:                       # half a copy is taken for none
+            for split, some in {**lines, "train": list(rows)}.items():
+                for row in some:
+                    shutil.copyfile(source / row["image"], whole / row["image"])
+                (whole / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return labelled(folder, folder.with_name(f"{folder.name}.corpus")).folder
 
 
