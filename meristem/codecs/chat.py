@@ -172,6 +172,10 @@ class Chat:
 
     def _tokens(self, text: str, later: bool) -> list[tuple[int, tuple[int, int]]]:
         """(id, characters) of each token; a `later` piece gets no space before it that a first one would get."""
+        with base.ENCODING:
+            return self._encoded(text, later)
+
+    def _encoded(self, text: str, later: bool) -> list[tuple[int, tuple[int, int]]]:
         if later and text:
             lead = self.tokenizer.encode("\n", add_special_tokens=False).ids
             found = self.tokenizer.encode(f"\n{text}", add_special_tokens=False)
