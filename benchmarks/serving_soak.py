@@ -3,8 +3,8 @@
     python -m benchmarks.serving_soak --minutes 30
     python -m benchmarks.serving_soak --minutes 0.5 --tiny     # proves that it works; nothing is recorded
 
-A tiny chat model behind `meristem serve` in a process of its own. Twelve clients ask for completions, chats, streams,
-scores, embeddings, schemas and copies, at random from SEEDS requests with fixed seeds; 5 % of the requests are
+A tiny chat model in float32 behind `meristem serve` in a process of its own. Twelve clients ask for completions, chats,
+streams, scores, embeddings, schemas and copies, at random from SEEDS requests with fixed seeds; 5 % of the requests are
 malformed, 5 % are abandoned after their first piece. Every answer must equal the one that the same request got at
 first, alone. Halfway the server is killed with -9 and started again: clients see a refused or broken connection, ask
 again, and must get the same answer; one that never comes in PATIENCE seconds is lost. At the end: no page in use, no
@@ -31,6 +31,7 @@ from benchmarks.common import record
 from benchmarks.serving import TINY, ends, folder_of
 
 CLIENTS, SEEDS, MALFORMED, ABANDONED, GROWTH, PATIENCE, LOOKS = 12, 60, 0.05, 0.05, 1.05, 120.0, 100
+SHOWN = 12                              # wrong answers that are printed
 BROKEN: tuple[tuple[str, Any], ...] = (
     ("/v1/completions", b"{"), ("/v1/completions", b'{"prompt": "x", "max_tokens": -1}'),
     ("/v1/completions", b'{"prompt": "x", "nonsense": 1}'), ("/v1/chat/completions", b'{"messages": []}'),
@@ -82,6 +83,7 @@ class Soak:
             self.port = free.getsockname()[1]
         self.folder, self.log, self.url = folder, log, f"http://127.0.0.1:{self.port}"
         self.want: dict[int, str] = {}
+        self.examples: list[tuple[int, str, str]] = []         # wrong answers: which request, what was wanted and got
         self.seconds: list[float] = []
         self.counts = dict.fromkeys(("asked", "malformed", "abandoned", "refused", "again", "wrong", "failed",
                                        "lost"), 0)
@@ -91,7 +93,7 @@ class Soak:
         """The server, answering."""
         with open(self.log, "ab") as log:
             process = subprocess.Popen([sys.executable, "-m", "meristem", "serve", str(self.folder), "--port",
-                                        str(self.port), "--rows", "8", "--queue", "32", "--exact"],
+                                        str(self.port), "--rows", "8", "--queue", "32", "--dtype", "float32"],
                                        stdout=log, stderr=log)
         until = time.monotonic() + 120
         while time.monotonic() < until and process.poll() is None:
@@ -159,7 +161,10 @@ class Soak:
             except httpx2.TransportError:                      # the server was killed
                 await asyncio.sleep(0.2)
                 continue
-            self.counts["wrong"] += await self.once(client, number) != self.want[number]
+            got = await self.once(client, number)
+            if got != self.want[number]:
+                self.counts["wrong"] += 1
+                self.examples.append((number, self.want[number], got))
 
 
 async def run(soak: Soak, minutes: float) -> dict[str, Any]:
@@ -211,6 +216,8 @@ def main() -> None:
             soak.process.wait()
     good = not any(found[name] for name in ("wrong", "failed", "lost", "pages_left", "server_errors"))
     found["holds"] = good and (given.tiny or found["growth"] <= GROWTH)
+    for number, want, got in soak.examples[:SHOWN]:
+        print(f"request {number}: {want[:200]!r} became {got[:200]!r}", file=sys.stderr)
     print(json.dumps(found))
     if not given.tiny:
         record("serving_soak", found)

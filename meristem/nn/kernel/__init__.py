@@ -98,8 +98,8 @@ class Product:
     @property
     def plain(self) -> bool:
         """Whether many rows are as fast here as in torch."""
-        whole = self.scale is None and self.matrix.cols % STEP == 0
-        return whole and (self.dtype == torch.float32 or level() == max(LEVELS))
+        pairs = self.matrix.cols % STEP == 0 and level() == max(LEVELS)
+        return self.scale is None and (self.dtype == torch.float32 or pairs)
 
     def _few(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """The kernel's own product; in fp32 it is ahead of torch's for any number of rows (MKL on AMD)."""
