@@ -25,6 +25,7 @@ from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals import files
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Pair, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.perturb import TYPOS, typos
 
 CHUNK = 32                              # items between two signs of life
@@ -82,8 +83,7 @@ class Benchmark(ABC):
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of at most `limit` questions, in the file's order."""
         found = self.read()
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [found[i] for i in sorted(order)]
+        return drawn(found, limit, seed, self.name)
 
     def phrase(self, item: Item, template: str) -> Item:
         """The question under another template."""

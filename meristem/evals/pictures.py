@@ -6,7 +6,6 @@ features for the baselines (`raw`).
 A task subclasses `Pictured`: `on(corpus)` gives it the corpus, and `train(module)` and `test(module, items)` the
 pictures at the side that the model wants.
 """
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -22,7 +21,8 @@ from meristem.core.files import digest_bytes
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.data.pictures import stored
-from meristem.evals.base import Item, Reference
+from meristem.evals.base import Item
+from meristem.evals.bound import OnCorpus, drawn
 from meristem.nn.image import between
 
 TOGETHER = 256                          # pictures a forward pass
@@ -75,44 +75,24 @@ class Seen:
                                                                       (self.ids, self.labels, self.captions)))
 
 
-class Pictured:
+class Pictured(OnCorpus):
     """Base class of tasks about the pictures of a corpus."""
 
     name = ""
-
-    def __init__(self, corpus: Corpus | None = None) -> None:
-        self._corpus = corpus
-
-    @property
-    def corpus(self) -> Corpus:
-        """The corpus that `on` gave."""
-        assert self._corpus is not None, "call on(corpus) first"
-        return self._corpus
 
     def fits(self, module: nn.Module) -> str:
         """A model with one vector a picture is needed."""
         return "" if isinstance(module, Embeds | Pools) else "this model gives no vector of a picture"
 
-    def on(self, corpus: Corpus) -> Any:
-        """The same task with this corpus's pictures."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
-
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """At most `limit` labelled pictures of the test split: a prompt is a picture's name in the tar."""
         found = [d for d in corpus.documents("test") if "image" in d.fields and "label" in d.fields]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].fields["image"], found[i].fields["label"]) for i in sorted(order)]
+        return [Item(d.id, d.fields["image"], d.fields["label"]) for d in drawn(found, limit, seed, self.name)]
 
     def seen(self, items: Sequence[Item]) -> list[bool]:
         """Whether each item's pixels are those of a training picture."""
         known = {digest_bytes(x.tobytes()) for x in Seen.of(self.corpus, "train", RAW).pixels}
         return [digest_bytes(x.tobytes()) in known for x in self.asked(items, RAW, 3).pixels]
-
-    def ceiling(self, items: Sequence[Item], codec: Codec) -> dict[str, Reference]:
-        """A label is right by definition."""
-        return {}
 
     def asked(self, items: Sequence[Item], side: int, channels: int) -> Seen:
         """The pictures of the items, in their order."""

@@ -2,7 +2,6 @@
 
     sounds = of_split(corpus, "test"); samples(corpus, sounds, module)         # a list of float32 [N]
 """
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,48 +13,28 @@ from torch import Tensor, nn
 from meristem.codecs.audio import Mel, decode, log_mel
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
-from meristem.core.random import seed_of
 from meristem.core.types import Batch, Document
 from meristem.corpus.pictures import Tar
 from meristem.corpus.store import Corpus
 from meristem.data.sounds import Form, stored
-from meristem.evals.base import Item, Reference
+from meristem.evals.base import Item
+from meristem.evals.bound import OnCorpus, drawn
 from meristem.generate.base import evaluating
 
 TOGETHER = 32
 RAW = Form(8000, 8000)                  # what the baseline hears of each sound: a second at 8 kHz
 
 
-class Sounding:
+class Sounding(OnCorpus):
     """Base class of tasks about the sounds of a corpus; items are test sounds, their answer is `field`."""
 
     name, field = "", "label"
 
-    def __init__(self, corpus: Corpus | None = None) -> None:
-        self._corpus = corpus
-
-    def on(self, corpus: Corpus) -> Any:
-        """The same task with this corpus's sounds."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
-
-    @property
-    def corpus(self) -> Corpus:
-        """The corpus that `on` gave."""
-        assert self._corpus is not None, "call on(corpus) first"
-        return self._corpus
-
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """At most `limit` test sounds that have an answer; the prompt is a sound's name in the tar."""
         found = [d for d in of_split(corpus, "test") if d.fields.get(self.field)]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].fields["audio"], found[i].fields[self.field], evidence=found[i].id)
-                for i in sorted(order)]
-
-    def ceiling(self, items: Sequence[Item], codec: Codec) -> dict[str, Reference]:
-        """What a sound says is right by definition."""
-        return {}
+        return [Item(d.id, d.fields["audio"], d.fields[self.field], evidence=d.id)
+                for d in drawn(found, limit, seed, self.name)]
 
     def heard(self, items: Sequence[Item], module: nn.Module) -> list[np.ndarray]:
         """The samples of the items at the model's rate."""

@@ -6,7 +6,6 @@ Items are test rows with an action. The error is the mean absolute difference a 
 1); the share counts actions of which every number falls into its bin of 256 or the next. Beside it the control: another
 step's frame in place of the own. Baseline: the mean action of training.
 """
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,8 @@ from meristem.core.random import seed_of
 from meristem.core.types import Document
 from meristem.corpus.store import Corpus
 from meristem.data.pictures import names_of, stored
-from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome
+from meristem.evals.bound import OnCorpus
 from meristem.evals.subject import Subject
 from meristem.generate.acting import Actor
 from meristem.generate.seeing import TOGETHER, sees
@@ -31,24 +31,15 @@ METRICS = (
     Metric("action_bins", "actions of which every number is in the right bin or the next", "share", "ratio", True))
 
 
-class ActionError:
+class ActionError(OnCorpus):
     """Items are test rows with an action."""
 
     name, version, count = "action_error", 1, 400
     metrics = METRICS
 
-    def __init__(self) -> None:
-        self._corpus: Corpus | None = None
-
     def fits(self, module: nn.Module) -> str:
         """A model that reads pictures among words is needed."""
         return "" if sees(module) else "this model reads no pictures among words"
-
-    def on(self, corpus: Corpus) -> "ActionError":
-        """The same task with this corpus's frames."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
 
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of at most `limit` steps."""
@@ -56,10 +47,6 @@ class ActionError:
         order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
         return [Item(d.id, d.fields.get("input", ""), " ".join(map(str, d.fields["action"])))
                 for d in (found[i] for i in order)]
-
-    def seen(self, items: Sequence[Item]) -> list[bool]:
-        """Equal rows stand in one split only."""
-        return [False] * len(items)
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """The likeliest action of every row, with its own frame and with the next item's."""
@@ -76,22 +63,16 @@ class ActionError:
         made = _outcome(items, [mean] * len(items), [mean] * len(items))
         return {metric.name: Baseline("the mean action of training", made) for metric in METRICS}
 
-    def ceiling(self, items: Sequence[Item], codec: Codec) -> dict[str, Reference]:
-        """A demonstration is right by definition."""
-        return {}
-
     def _rows(self, items: Sequence[Item]) -> list[Document]:
-        assert self._corpus is not None
-        rows = {d.id: d for d in self._corpus.documents("test")}
+        rows = {d.id: d for d in self.corpus.documents("test")}
         return [rows[item.group] for item in items]
 
     def _frames(self, items: Sequence[Item], config: dict[str, Any]) -> list[list[np.ndarray]]:
-        assert self._corpus is not None
-        documents = list(self._corpus.documents("test"))
+        documents = list(self.corpus.documents("test"))
         counts = [len(names_of(d)) for d in documents]
         if not any(counts):
             return [[] for _ in items]
-        pixels = stored(self._corpus, config["image"], config["channels"], several=True)["test"]
+        pixels = stored(self.corpus, config["image"], config["channels"], several=True)["test"]
         ends = np.cumsum(counts)
         own = {d.id: list(pixels[end - n:end]) for d, n, end in zip(documents, counts, ends, strict=True)}
         return [own[item.group] for item in items]

@@ -12,9 +12,9 @@ import numpy as np
 
 from meristem.codecs.base import Codec, gives_back
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.subject import answer_ids, prompt_ids
 
 SEGMENT, HISTORY = 4_000, 2_000         # characters
@@ -31,8 +31,7 @@ class BitsPerByte:
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of at most `limit` segments of the test split."""
         found = [item for document in corpus.documents("test") for item in segments(document.id, document.text)]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [found[i] for i in sorted(order)]
+        return drawn(found, limit, seed, self.name)
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Bits and bytes of every segment."""

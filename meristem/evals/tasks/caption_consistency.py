@@ -21,6 +21,7 @@ from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.judge import Judge
 from meristem.evals.pictures import Seen, shape
 from meristem.evals.subject import Subject
@@ -55,8 +56,7 @@ class CaptionConsistency:
         """Captions of labelled pictures: a prompt is a caption, its answer the label."""
         known = set(self.labels())
         found = [d for d in corpus.documents(self.split) if "image" in d.fields and d.fields.get("label") in known]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].text, found[i].fields["label"]) for i in sorted(order)]
+        return [Item(d.id, d.text, d.fields["label"]) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Paint every caption and ask the judge."""

@@ -5,7 +5,6 @@
 Items are test films with a label; the classes are those of the test split. The control shows the same frames in a
 random order: what is left of the score needs no motion. Baseline: a guess.
 """
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,8 @@ from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.data.clips import stored
 from meristem.data.pictures import names_of
-from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome
+from meristem.evals.bound import OnCorpus, drawn
 from meristem.evals.pictures import vectors
 from meristem.evals.subject import Subject
 from meristem.evals.towers import Towers, text_vectors
@@ -28,43 +28,29 @@ METRICS = (
     Metric("film_classes_shuffled", "the same with the frames in a random order", "share", "ratio", False))
 
 
-class FilmClasses:
+class FilmClasses(OnCorpus):
     """Items are labelled test films."""
 
     name, version, count = "film_classes", 1, 400
     metrics = METRICS
-
-    def __init__(self) -> None:
-        self._corpus: Corpus | None = None
 
     def fits(self, module: nn.Module) -> str:
         """Two towers that see films are needed."""
         both = isinstance(module, Towers) and vars(module.config).get("part") == "both"
         return "" if both and vars(module.config).get("frames", 1) > 1 else "this model compares no films with texts"
 
-    def on(self, corpus: Corpus) -> "FilmClasses":
-        """The same task with this corpus's films."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
-
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of at most `limit` films."""
         found = [d for d in corpus.documents("test") if names_of(d) and "label" in d.fields]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, names_of(found[i])[0], found[i].fields["label"]) for i in sorted(order)]
-
-    def seen(self, items: Sequence[Item]) -> list[bool]:
-        """Equal films stand in one split only."""
-        return [False] * len(items)
+        return [Item(d.id, names_of(d)[0], d.fields["label"]) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """The nearest class of each film, and of its frames in disorder."""
-        assert isinstance(subject, Subject) and self._corpus is not None
+        assert isinstance(subject, Subject)
         config: Any = subject.module.config
-        rows = {d.id: n for n, d in enumerate(d for d in self._corpus.documents("test") if names_of(d))}
-        films = stored(self._corpus, config.frames, config.image, config.channels)["test"][[rows[i.group]
-                                                                                           for i in items]]
+        rows = {d.id: n for n, d in enumerate(d for d in self.corpus.documents("test") if names_of(d))}
+        every = stored(self.corpus, config.frames, config.image, config.channels)["test"]
+        films = every[[rows[item.group] for item in items]]
         rng = np.random.default_rng(seed_of(seed, self.name, "shuffled"))
         mixed = np.stack([film[rng.permutation(config.frames)] for film in films])
         names = sorted({item.answer for item in items})
@@ -81,10 +67,6 @@ class FilmClasses:
         weights = {name: [1.0] * len(items) for name in values}
         return {name: Baseline(f"a guess among {round(1 / share)} classes", Outcome(values, weights, []))
                 for name in values}
-
-    def ceiling(self, items: Sequence[Item], codec: Codec) -> dict[str, Reference]:
-        """A label is right by definition."""
-        return {}
 
 
 def _outcome(items: Sequence[Item], said: list[str], mixed: list[str]) -> Outcome:

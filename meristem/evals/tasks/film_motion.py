@@ -7,7 +7,6 @@ show a thing of the colour that the caption names; it moves as asked when the tr
 names; and the bend is how far its way is from a straight one at constant speed, beside that of its own frames in a
 random order. Baseline: the real films, tracked.
 """
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,7 +19,8 @@ from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.data.clips import stored, track
 from meristem.data.pictures import names_of
-from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome
+from meristem.evals.bound import OnCorpus, drawn
 from meristem.evals.subject import Subject
 from meristem.generate.pictures import Wish, paint
 from meristem.train.painting import as_bytes, open_painter
@@ -36,34 +36,20 @@ METRICS = (
     Metric("film_bend_shuffled", "the same of the frames in a random order", "of a side", "ratio", False))
 
 
-class FilmMotion:
+class FilmMotion(OnCorpus):
     """Items are captions of test films."""
 
     name, version, count = "film_motion", 1, 128
     metrics = METRICS
 
-    def __init__(self) -> None:
-        self._corpus: Corpus | None = None
-
     def fits(self, module: nn.Module) -> str:
         """A model that paints films is needed."""
         return "" if vars(module.config).get("frames", 1) > 1 else "this model paints no films"
 
-    def on(self, corpus: Corpus) -> "FilmMotion":
-        """The same task with this corpus's films."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
-
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of at most `limit` captions."""
         found = [d for d in corpus.documents("test") if names_of(d) and "label" in d.fields]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].text, found[i].fields["label"]) for i in sorted(order)]
-
-    def seen(self, items: Sequence[Item]) -> list[bool]:
-        """What is judged is generated."""
-        return [False] * len(items)
+        return [Item(d.id, d.text, d.fields["label"]) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Paint every caption and follow what it shows."""
@@ -81,10 +67,6 @@ class FilmMotion:
         films = stored(corpus, len(names_of(first)), 32, 3)["test"][[rows[item.group] for item in items]]
         made = judged(items, films, seed)
         return {metric.name: Baseline("the real films of these captions", made) for metric in METRICS}
-
-    def ceiling(self, items: Sequence[Item], codec: Codec) -> dict[str, Reference]:
-        """The real films stand as the baseline."""
-        return {}
 
 
 def judged(items: Sequence[Item], films: np.ndarray, seed: int) -> Outcome:

@@ -7,7 +7,6 @@ autocorrelation), each with the quantiles of its own errors inside the window.
 
     meristem evaluate runs/series --corpus CORPUS --tasks forecast
 """
-import copy
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,10 +18,10 @@ from jaxtyping import Float
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.data.series import Windows
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import OnCorpus, drawn
 from meristem.evals.subject import Subject
 from meristem.generate.base import evaluating
 
@@ -33,27 +32,17 @@ LOSS = Metric("forecast_loss", "weighted quantile loss of forecasts", "loss over
 INSIDE = Metric("forecast_inside", "numbers inside the 80 % interval of their forecast", "share", "ratio", True)
 
 
-class Forecast:
+class Forecast(OnCorpus):
     """Items are windows of test series that do not overlap in what is forecast."""
 
     name, version, count = "forecast", 1, 10_000
     metrics = (LOSS, INSIDE)
 
-    def __init__(self, corpus: Corpus | None = None) -> None:
-        self._corpus = corpus
-
-    def on(self, corpus: Corpus) -> Any:
-        """The same task with this corpus's series."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
-
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """At most `limit` windows: the prompt and the answer are numbers as JSON; the group is their series."""
         found = Windows.of(corpus, "test", CONTEXT, HORIZON, (1, 0, 0))
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found.apart))[:limit]
         rows = []
-        for number, at in found.apart[sorted(order)].tolist():
+        for number, at in drawn(found.apart.tolist(), limit, seed, self.name):
             window = [None if np.isnan(x) else float(x) for x in found.series[number][at:at + CONTEXT + HORIZON]]
             rows.append(Item(str(number), json.dumps(window[:CONTEXT]), json.dumps(window[CONTEXT:]),
                              evidence=f"{number} {at}"))

@@ -18,6 +18,7 @@ from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.frechet import SIDE, features, pseudo
 from meristem.evals.pictures import Pictured, Seen
 from meristem.evals.subject import Subject
@@ -43,8 +44,7 @@ class Frechet(Pictured):
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """At most `limit` pictures of the test split."""
         found = [d for d in corpus.documents("test") if "image" in d.fields]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].fields["image"], found[i].fields.get("label", "")) for i in sorted(order)]
+        return [Item(d.id, d.fields["image"], d.fields.get("label", "")) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Paint a picture an item, in their order; a model of classes is told the label, one of captions the text."""

@@ -14,9 +14,9 @@ import numpy as np
 
 from meristem.codecs.base import Codec, begin
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 
 ON_REQUEST = True
 EDGES = (0, 16, 64, 256, 1024, 4096, 16_384)                   # positions at which buckets begin
@@ -39,8 +39,7 @@ class LossByPosition:
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """The longest ones first: short documents say nothing about late places."""
         found = sorted(corpus.documents("test"), key=lambda d: (-len(d.text), d.id))[:4 * limit]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, "", found[i].text[:8 * LONGEST], ends=False) for i in sorted(order)]
+        return [Item(d.id, "", d.text[:8 * LONGEST], ends=False) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """One pass a document, as long as the context."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from meristem.codecs.base import Codec
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.statistics import placements
 from meristem.evals.subject import answer_ids, prompt_ids
 
@@ -44,8 +44,8 @@ class Membership:
         each = min(limit // 2, *(sum(1 for d in corpus.documents(split) if d.text) for split in ("train", "test")))
         for split in ("train", "test"):
             found = [d for d in corpus.documents(split) if d.text]
-            order = np.random.default_rng(seed_of(seed, self.name, split)).permutation(len(found))[:each]
-            out += [Item(f"{split}/{found[i].id}", "", found[i].text[:LONG], ends=False) for i in sorted(order)]
+            out += [Item(f"{split}/{d.id}", "", d.text[:LONG], ends=False)
+                    for d in drawn(found, each, seed, self.name, split)]
         return out
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:

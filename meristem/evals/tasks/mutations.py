@@ -25,10 +25,10 @@ from meristem.codecs.base import Codec
 from meristem.codecs.protein import RESIDUES
 from meristem.core.errors import RequestError
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.formats.base import LARGEST
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.subject import Subject
 from meristem.generate.residues import marginals
 
@@ -76,9 +76,8 @@ class Mutations:
         """At most `limit` mutations: the prompt is the mutation, the answer its effect, the group its first place."""
         if self.file is None:
             raise RequestError("mutations needs a scan: --tasks mutations=SCAN.csv, with columns mutant and effect")
-        rows = read(self.file)
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(rows))[:limit]
-        return [Item(CHANGE.findall(rows[i][0])[0][1], rows[i][0], repr(rows[i][1])) for i in sorted(order)]
+        return [Item(CHANGE.findall(name)[0][1], name, repr(effect))
+                for name, effect in drawn(read(self.file), limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Masked marginals of a model of masked residues."""

@@ -10,7 +10,6 @@ Baseline without a network: the words of the nearest training picture's caption.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from meristem.core.progress import Progress
 from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome
+from meristem.evals.bound import drawn
 from meristem.evals.pictures import RAW, shape
 from meristem.evals.subject import Subject
 from meristem.evals.towers import Compared, looked_up, rank, training
@@ -38,8 +38,7 @@ class Retrieval(Compared):
     def items(self, corpus: Corpus, codec: Any, limit: int, seed: int) -> list[Item]:
         """At most `limit` pictures with a caption: a prompt is a picture's name in the tar, the answer its caption."""
         found = [d for d in corpus.documents("test") if "image" in d.fields and d.text]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].fields["image"], found[i].text) for i in sorted(order)]
+        return [Item(d.id, d.fields["image"], d.text) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Every picture with every caption."""

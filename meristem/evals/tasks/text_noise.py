@@ -9,13 +9,11 @@ https://arxiv.org/abs/1711.02173); the text that is scored is untouched, so the 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from meristem.codecs.base import Codec
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.perturb import typos
 from meristem.evals.tasks.bits_per_byte import answer_bits, answer_bytes
 
@@ -35,9 +33,8 @@ class TextNoise:
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """The beginnings of documents that are long enough."""
         found = [d for d in corpus.documents("test") if len(d.text) >= BEFORE + SCORED]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].text[:BEFORE], found[i].text[BEFORE:BEFORE + SCORED], ends=False)
-                for i in sorted(order)]
+        return [Item(d.id, d.text[:BEFORE], d.text[BEFORE:BEFORE + SCORED], ends=False)
+                for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """The same answers after each kind of prompt."""

@@ -10,15 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from meristem.codecs.base import Codec
 from meristem.core.errors import RequestError
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.data.encoders import rows_of
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.subject import Subject
 from meristem.generate.base import evaluating
 
@@ -36,8 +34,7 @@ class TokenClasses:
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """At most `limit` of them: the prompt is the text, the answer its labels."""
         found = [d for d in corpus.documents("test") if "labels" in d.fields]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].text, "\0".join(found[i].fields["labels"])) for i in sorted(order)]
+        return [Item(d.id, d.text, "\0".join(d.fields["labels"])) for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Right tokens of each document, and how many it has; what does not fit the context is not counted."""

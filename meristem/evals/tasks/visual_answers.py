@@ -8,7 +8,6 @@ The control asks the same questions about noise: what is left of the score needs
 training answer to the same question, which sees none. The score of each type of question (the row's label) stands
 beside.
 """
-import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +24,8 @@ from meristem.core.types import Document
 from meristem.corpus.store import Corpus
 from meristem.data.conversations import Reader
 from meristem.data.pictures import names_of, stored
-from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome
+from meristem.evals.bound import OnCorpus
 from meristem.evals.subject import Subject
 from meristem.generate.seeing import answers, sees
 
@@ -36,13 +36,10 @@ NOISE = Metric("visual_answers_of_noise", "the same questions about noise, answe
                "share", "ratio", False)
 
 
-class VisualAnswers:
+class VisualAnswers(OnCorpus):
     """Items are test rows with a target; their worked examples are shown where shots are asked for."""
 
     name, version, count = "visual_answers", 1, 400
-
-    def __init__(self) -> None:
-        self._corpus: Corpus | None = None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -58,12 +55,6 @@ class VisualAnswers:
     def fits(self, module: nn.Module) -> str:
         """A model that reads pictures among words is needed."""
         return "" if sees(module) else "this model reads no pictures among words"
-
-    def on(self, corpus: Corpus) -> "VisualAnswers":
-        """The same task with this corpus's pictures."""
-        made = copy.copy(self)
-        made._corpus = corpus
-        return made
 
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of at most `limit` rows, without their worked examples."""
@@ -82,17 +73,16 @@ class VisualAnswers:
 
     def seen(self, items: Sequence[Item]) -> list[bool]:
         """Pictures of generated rows are drawn anew; that a whole row is in training is what its id tells."""
-        assert self._corpus is not None
-        train = {d.id for d in self._corpus.documents("train")}
+        train = {d.id for d in self.corpus.documents("train")}
         return [item.group in train for item in items]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Every question about its pictures, then about noise."""
-        assert isinstance(subject, Subject) and self._corpus is not None
+        assert isinstance(subject, Subject)
         config: Any = subject.module.config
-        documents = list(self._corpus.documents("test"))
+        documents = list(self.corpus.documents("test"))
         there = any(map(names_of, documents))
-        pixels = stored(self._corpus, config.image, config.channels, several=True)["test"] if there else np.empty(0)
+        pixels = stored(self.corpus, config.image, config.channels, several=True)["test"] if there else np.empty(0)
         first = dict(zip((d.id for d in documents), np.cumsum([0, *(len(names_of(d)) for d in documents)]),
                          strict=False))
         rows = {d.id: d for d in documents}
@@ -124,10 +114,6 @@ class VisualAnswers:
         made = self._outcome(items, [rows[item.group] for item in items], said, said)
         return {metric.name: Baseline("the most common training answer to the same question", made)
                 for metric in self.metrics}
-
-    def ceiling(self, items: Sequence[Item], codec: Codec) -> dict[str, Reference]:
-        """The target is right by definition."""
-        return {}
 
     def _outcome(self, items: Sequence[Item], rows: list[Document], said: list[str], guessed: list[str]) -> Outcome:
         right, blind = ([float(text.strip() == item.answer.strip()) for text, item in zip(some, items, strict=True)]

@@ -12,9 +12,9 @@ import numpy as np
 
 from meristem.codecs.base import Codec
 from meristem.core.progress import Progress
-from meristem.core.random import seed_of
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
+from meristem.evals.bound import drawn
 from meristem.evals.statistics import placements
 from meristem.evals.subject import Subject, prompt_ids
 from meristem.generate.autoregressive import generate
@@ -42,8 +42,7 @@ class Watermark:
     def items(self, corpus: Corpus, codec: Codec, limit: int, seed: int) -> list[Item]:
         """A seeded choice of documents."""
         found = [d for d in corpus.documents("test") if d.text.strip()]
-        order = np.random.default_rng(seed_of(seed, self.name)).permutation(len(found))[:limit]
-        return [Item(found[i].id, found[i].text[:BEFORE], "") for i in sorted(order)]
+        return [Item(d.id, d.text[:BEFORE], "") for d in drawn(found, limit, seed, self.name)]
 
     def run(self, subject: LanguageModel, items: Sequence[Item], seed: int, progress: Progress) -> Outcome:
         """Both texts of every prompt."""
