@@ -1,6 +1,5 @@
 """Model folders: transformers uses what we write, and whatever is wrong with a folder is one line that names it."""
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -255,40 +254,55 @@ def test_a_chat_template_travels_with_the_model(codec: Bpe, tmp_path: Path) -> N
 
 
 MEASURE = """
-import re, sys
+import os, re, sys
 from pathlib import Path
 import torch
 from meristem.hub import hf
-hf.load(sys.argv[1])                                           # a small one: imports are paid
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-before = peak()
-loaded = hf.load(sys.argv[2])
-print(before, peak(), sum(p.nbytes for p in loaded.module.parameters()), *{p.dtype for p in loaded.module.parameters()})
+for folder in sys.argv[1:]:
+    if os.fork():                                              # whose high-water mark starts anew
+        assert os.wait()[1] == 0
+        continue
+    hf.load(folder + "/small")                                 # imports are paid
+    before = peak()
+    loaded = hf.load(folder + "/large")
+    params = list(loaded.module.parameters())
+    print(before, peak(), sum(p.nbytes for p in params), *{p.dtype for p in params}, flush=True)
+    os._exit(0)
 """
+FILES = [("float32", 5, False), ("bfloat16", 1, False), ("float16", 4, True)]
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's high-water mark")
-@pytest.mark.parametrize(("dtype", "shards", "tied"), [("float32", 5, False), ("bfloat16", 1, False),
-                                                       ("float16", 4, True)])
-def test_loading_peaks_at_the_size_of_the_model(dtype: str, shards: int, tied: bool, tmp_path: Path) -> None:
-    """80 MB of weights in fp32: the peak may grow by 1.1 times their size, in the type of the file, shards or not.
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """By type of the file: peak before, peak after, size and type. 80 MB of weights in fp32, shards or not.
 
     The tied head is stored twice, as some checkpoints do; comparing the two must not cost a copy at the end.
     """
-    for name, dim, layers in (("small", 32, 1), ("large", 512, 6)):
-        module = Model(Config(vocab=8192 if layers > 1 else 64, dim=dim, layers=layers, heads=4, hidden=3 * dim,
-                              tied=tied)).to(getattr(torch, dtype))
-        hf.save(tmp_path / name, "llama", module.config, module)
-        tensors = load_file(tmp_path / name / "model.safetensors")
-        if tied:
-            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-        (tmp_path / name / "model.safetensors").unlink()
-        (tmp_path / name / MANIFEST).unlink()
-        write(tmp_path / name, tensors, limit=sum(t.nbytes for t in tensors.values()) // shards + 1)
-    assert len(list((tmp_path / "large").glob("*.safetensors"))) >= shards
-    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "small", tmp_path / "large"], capture_output=True,
-                          text=True, check=True)
-    before, after, size = map(int, re.findall(r"\d+", done.stdout)[:3])
-    assert done.stdout.split()[3:] == [f"torch.{dtype}"]
+    folder = tmp_path_factory.mktemp("peaks")
+    for dtype, shards, tied in FILES:
+        for name, dim, layers in (("small", 32, 1), ("large", 512, 6)):
+            module = Model(Config(vocab=8192 if layers > 1 else 64, dim=dim, layers=layers, heads=4, hidden=3 * dim,
+                                  tied=tied)).to(getattr(torch, dtype))
+            place = folder / dtype / name
+            hf.save(place, "llama", module.config, module)
+            tensors = load_file(place / "model.safetensors")
+            if tied:
+                tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+            (place / "model.safetensors").unlink()
+            (place / MANIFEST).unlink()
+            write(place, tensors, limit=sum(t.nbytes for t in tensors.values()) // shards + 1)
+        assert len(list((folder / dtype / "large").glob("*.safetensors"))) >= shards
+    done = subprocess.run([sys.executable, "-c", MEASURE, *(str(folder / dtype) for dtype, *_ in FILES)],
+                          capture_output=True, text=True, check=True)
+    return {dtype: line.split() for (dtype, *_), line in zip(FILES, done.stdout.splitlines(), strict=True)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's high-water mark")
+@pytest.mark.parametrize("dtype", [dtype for dtype, *_ in FILES])
+def test_loading_peaks_at_the_size_of_the_model(dtype: str, peaks: dict[str, list[str]]) -> None:
+    """The peak may grow by 1.1 times the size of the weights, in the type of the file."""
+    before, after, size = map(int, peaks[dtype][:3])
+    assert peaks[dtype][3:] == [f"torch.{dtype}"]
     assert size > 30e6 and 0.5 * size < after - before < 1.1 * size + 3e6
