@@ -12,10 +12,10 @@ GUESSES = 4                             # tokens guessed ahead when a draft mode
 MASKS = {"segment", "out", "click", "away", "box"}
 SOUNDS = {"prompt", "out", "count", "seed", "temperature", "top_k"}
 PICTURES = SOUNDS | {"edit", "mask", "extend", "variations", "enlarge", "strength", "steps", "guidance", "sampler",
-                     "avoid", "best_of", "image"}
+                     "avoid", "best_of", "image", "watermark"}
 TEXTS = {"prompt", "suffix", "spm", "length", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
          "frequency_penalty", "presence_penalty", "no_repeat_ngram", "beams", "length_penalty", "stop", "regex",
-         "schema", "draft", "ahead", "logprobs", "seed", "image"}
+         "schema", "draft", "ahead", "logprobs", "seed", "image", "watermark"}
 
 
 def generate(
@@ -48,6 +48,8 @@ def generate(
     ahead: Annotated[int, typer.Option(help="Tokens guessed at once: by --draft, else looked up in the text.",
                                        min=0)] = 0,
     logprobs: Annotated[int, typer.Option(help="With --json: the likeliest so many tokens of each place.", min=0)] = 0,
+    watermark: Annotated[str, typer.Option(metavar="KEY", help="A secret word: text and pictures carry a mark that "
+                                           "nobody sees and who has the word finds.")] = "",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text, equal pictures.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Pictures: the PNG to write, a grid; sounds: the WAV.")] = None,
     count: Annotated[int, typer.Option(help="Pictures: how many.", min=1, max=4096)] = 16,
@@ -83,6 +85,8 @@ def generate(
 
     Example: meristem generate runs/speak seven --count 4 --out seven.wav
 
+    Example: meristem generate runs/llama "Once" --temperature 1 --watermark "my secret"
+
     Example: meristem generate runs/sam --segment photo.png --click 30,40 --out masks.png
 
     Exit status: 0 ok; 1 the machine failed; 2 the request was wrong (no model there, a prompt longer than the context).
@@ -99,7 +103,7 @@ def generate(
     if out or painting.paints(model):
         _only(context, PICTURES, "paints")
         asked = painting.Asked(prompt, out, count, edit, mask, extend, variations, enlarge, strength,
-                               image[0] if image else None)
+                               image[0] if image else None, watermark)
         return painting.answer(model, asked, steps=steps, guidance=guidance, sampler=sampler, avoid=avoid, seed=seed,
                                temperature=1.0 if temperature is None else temperature, top_k=top_k, best_of=best_of)
     _only(context, TEXTS, f"writes text ({model} is no model that paints)")
@@ -113,18 +117,23 @@ def generate(
     from meristem.api import load
     from meristem.generate.sampling import Sampling
     from meristem.generate.text import whole
+    from meristem.generate.watermark import Key
     sampling = Sampling(
         length=length, temperature=(0.8 if beams == 1 else 0.0) if temperature is None else temperature, top_k=top_k,
         top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
         presence_penalty=presence_penalty, no_repeat_ngram=no_repeat_ngram, beams=beams, length_penalty=length_penalty,
         stop=tuple(stop or ()), regex=regex, schema=wanted, ahead=ahead or (GUESSES if guide else 0),
-        top_logprobs=logprobs, seed=seed)
+        top_logprobs=logprobs, seed=seed, watermark=watermark)
     loaded = load(folder)
     done = loaded.complete([text], sampling, draft=load(guide) if guide else None, suffix=suffix,
                            spm=spm, images=[_bytes(path) for path in image or ()])
     made = whole(done[0], sampling)
     facts: dict[str, Any] = {"model": str(folder), "prompt": text, "text": made.text, "seed": seed,
                              "tokens": len(made.tokens), "reason": made.reason}
+    if watermark:
+        last = loaded.codec.encode(text)[-1]
+        found = Key(watermark, loaded.config.vocab).found([last, *made.tokens])
+        facts["watermark"] = {"z": found.z, "pairs": found.tokens}
     if logprobs:
         decode = loaded.codec.decode
         facts["logprobs"] = [{"token": decode([token]), "logprob": p, "top": [[decode([t]), q] for t, q in top]}

@@ -32,6 +32,7 @@ class Asked:
     enlarge: Path | None
     strength: float
     begin: Path | None = None           # the first frame of a film
+    watermark: str = ""                 # a key
 
 
 def paints(folder: Path) -> bool:
@@ -72,7 +73,8 @@ def answer(folder: Path, asked: Asked, **more: Any) -> Answer:
     if suffix not in (endings := ENDINGS[made.ndim == 5]):
         raise RequestError(f"--out {asked.out}: this model paints {'films' if made.ndim == 5 else 'pictures'}; write "
                            f"--out grid{endings[0]}")
-    write_bytes(asked.out.expanduser(), as_grid(made, form="mp4" if suffix == ".mp4" else "gif"))
+    write_bytes(asked.out.expanduser(), as_grid(made, form="mp4" if suffix == ".mp4" else "gif",
+                                                       key=asked.watermark))
     facts = {"model": str(folder), "prompt": asked.text, "out": str(asked.out), "count": asked.count, "how": kind,
              "side": painter.side, **more}
     return Answer(facts, f"{asked.out}: {asked.count} pictures of {painter.side} x {painter.side} pixels")

@@ -25,6 +25,7 @@ from meristem.core.random import seed_of
 from meristem.core.run import Run
 from meristem.core.types import Batch
 from meristem.generate.pictures import Diffuser, Painter, Told, Wish, by_caption, by_class, by_nothing, paint
+from meristem.generate.watermark import mark
 from meristem.hub import hf, pipeline
 from meristem.hub.pipeline import Pipeline
 from meristem.objectives.base import Objective, make
@@ -99,11 +100,17 @@ def as_bytes(images: Float[Tensor, "N *F C H W"]) -> UInt8[Tensor, "N *F C H W"]
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def as_grid(images: Float[Tensor, "N *F C H W"], columns: int = 0, form: Literal["gif", "mp4"] = "gif") -> bytes:
-    """PNG of all pictures, row by row, GIF of films; a square of them unless told how many a row."""
+def as_grid(images: Float[Tensor, "N *F C H W"], columns: int = 0, form: Literal["gif", "mp4"] = "gif",
+            key: str = "") -> bytes:
+    """PNG of all pictures, row by row, GIF of films; a square of them unless told how many a row.
+
+    With a `key` each picture, or each frame, carries its watermark (generate.watermark).
+    """
+    pixels = as_bytes(images).numpy()
+    pixels = mark(pixels, key) if key else pixels
     if images.ndim == 5:
-        return video.encode(video.side_by_side(as_bytes(images).numpy(), columns), form=form)
-    return encode(grid(as_bytes(images).numpy(), columns))
+        return video.encode(video.side_by_side(pixels, columns), form=form)
+    return encode(grid(pixels, columns))
 
 
 def sampler(objective: Objective, batch: Batch, codec: Codec, folder: Path, seed: int) -> Callable[[int], Path] | None:

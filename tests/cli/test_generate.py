@@ -4,12 +4,14 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
 
 from meristem.codecs import bpe, chat
 from meristem.generate.agents.loop import Trace
+from meristem.generate.watermark import Key
 from meristem.hub import hf
 from meristem.models.llama import Config, Model
 
@@ -28,6 +30,21 @@ def test_options_reach_the_model(run, trained: Path) -> None:
     for more in (["--min-p", "1.0"], ["--repetition-penalty", "3"], ["--frequency-penalty", "9"],
                  ["--presence-penalty", "9"], ["--no-repeat-ngram", "1"], ["--beams", "3"], ["--temperature", "1.7"]):
         assert run(*words, *more).json["text"] != plain["text"], more
+
+
+def test_a_watermark_is_written_and_found_with_its_key(run, trained: Path) -> None:
+    words = ["generate", trained, "def ", "--length", "48", "--temperature", "1", "--top-p", "1", "--json"]
+    plain, marked = run(*words).json, run(*words, "--watermark", "secret").json
+    assert "watermark" not in plain and marked["text"] != plain["text"]
+    assert marked["watermark"]["z"] > 4 and marked["watermark"]["pairs"] > 30
+    for key in ("secret", "another"):
+        facts = run("trace", marked["text"], "--model", trained, "--watermark", key, "--json").json
+        loaded = hf.load(trained / "model")
+        found = Key(key, loaded.config.vocab).found(loaded.codec.encode(marked["text"]))
+        assert (facts["z"], facts["pairs"]) == (found.z, found.tokens)
+        assert facts["chance"] == pytest.approx(1 - NormalDist().cdf(found.z), abs=1e-9)
+    masks = run("generate", trained, "--segment", "a.png", "--watermark", "secret")
+    assert "--watermark has no meaning" in masks.complaint
 
 
 def test_logprobs_are_listed(run, trained: Path) -> None:
