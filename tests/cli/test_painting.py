@@ -6,6 +6,7 @@ import pytest
 
 from meristem.codecs.image import decode, encode
 from meristem.data import scenes
+from meristem.generate.watermark import trace
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
 
@@ -47,6 +48,18 @@ def test_pictures_of_a_class(run, made: Path, tmp_path: Path) -> None:
     run(*words, tmp_path / "c.png", "--seed", "1")
     a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
     assert a.shape == (3, 38, 56) and np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_a_watermark_is_in_every_picture(run, made: Path, tmp_path: Path) -> None:
+    words = ["generate", made / "painter", "red circle", "--steps", "2", "--count", "4", "--out"]
+    run(*words, tmp_path / "plain.png")
+    run(*words, tmp_path / "marked.png", "--watermark", "secret")
+    z = {}
+    for name in ("plain", "marked"):
+        grid = pixels(tmp_path / f"{name}.png")
+        cells = np.stack([grid[:, top:top + 16, left:left + 16] for top in (2, 20) for left in (2, 20)])
+        z[name] = trace(cells, "secret")
+    assert (z["marked"] > z["plain"] + 1.2).all()              # 16 x 16 places carry little of it
 
 
 def test_edits_keep_what_the_mask_leaves(run, made: Path, tmp_path: Path) -> None:
