@@ -11,9 +11,10 @@ in the loss, 23 MAD and 5 times the median in the norm), or when one of them is 
 the loss lies a deviation below its median: when a network finds something out (copying, say), the norm was 13 times the
 median for eight steps while the loss fell; clipping is enough there. Nor where PATIENCE batches in a row are steep and
 each has an ordinary loss: then it is no batch's fault, and going back and round them met the next ones as steep (a run
-with Muon, 20 times the median, gave up after four rewinds). A refused step changes nothing, and its batch is gone. PATIENCE refused steps in a row, or a loss that has risen for long, mean that the weights are bad already: the run
-goes back to a checkpoint before the first of them and never sees those batches again (Chowdhery et al. 2022, PaLM,
-section 5.1, https://arxiv.org/abs/2204.02311), which `Detours` remembers. All of it is a function of the losses: a run
+with Muon, 20 times the median, gave up after four rewinds). A refused step changes nothing, and its batch is gone.
+PATIENCE refused steps in a row, or a loss that has risen for long, mean that the weights are bad already: the run goes
+back to a checkpoint before the first of them and never sees those batches again (Chowdhery et al. 2022, PaLM, section
+5.1, https://arxiv.org/abs/2204.02311), which `Detours` remembers. All of it is a function of the losses: a run
 that is killed, resumed or repeated takes the same decisions.
 """
 import json

@@ -16,8 +16,8 @@ AUDIO = {"num_mel_bins": 16, "spec_size": 32, "patch_size": 2, "patch_stride": [
          "depths": [2, 2], "num_attention_heads": [2, 4], "patch_embeds_hidden_size": 12, "hidden_size": 24}
 OURS: dict[str, Any] = {
     "vocab": 97, "context": 12, "end": END, "text": {"dim": 24, "layers": 2, "heads": 4, "hidden": 40}, "rate": 8000,
-    "seconds": 0.5, "fft": 0, "top": 0.0, "decibels": False, "mels": 16, "spec": 32, "patch": 2, "dim": 12, "depths": (2, 2), "heads": (2, 4), "window": 4,
-    "project": 20}
+    "seconds": 0.5, "fft": 0, "top": 0.0, "decibels": False, "mels": 16, "spec": 32, "patch": 2,
+    "dim": 12, "depths": (2, 2), "heads": (2, 4), "window": 4, "project": 20}
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:
