@@ -23,10 +23,10 @@ def _seeing(side: int, patch: int) -> Part:
 def rt2() -> Run:
     """Demonstrations of a gridworld and questions about its frames, in one model.
 
-    Command: `meristem pretrain rt2 data.corpus=CORPUS --out runs/rt2` on the corpus `toy:gridworld documents=3000`. CPU
-    time: 2.1 minutes. Expected: 95.5 % of instructions carried out, 35 % of those that name a pair of colour and shape
-    that no demonstration has, none where the instruction is taken away; with worldly=1 train.steps=2000 (4.1 minutes)
-    94.5 % of those, too (docs/results.md).
+    Command: `meristem pretrain rt2 data.corpus=CORPUS --out runs/rt2` on the corpus `toy:gridworld documents=3000`.
+    CPU time: 2.1 minutes. Expected: 95.5 % of instructions carried out, 35 % of those that name a pair of colour and
+    shape that no demonstration has, none where the instruction is taken away; with worldly=1 train.steps=2000 (4.1
+    minutes) 94.5 % of those, too (docs/results.md).
     """
     return Run(
         name="rt2", model=_seeing(40, 8), objective=Part("joined", {}), data=Data(codec=WORDS, examples="interleaved"),

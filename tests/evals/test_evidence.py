@@ -16,7 +16,7 @@ from meristem.evals.subject import KneserNey, NGram, Subject
 ROOT = Path(run.__file__).parent
 # Formulas, which measure no model: what they give is a part of a certificate.
 FORMULAS = {"effective_items", "pass_at", "surprise", "room", "f1", "exposure", "frechet", "lines", "number",
-            "exact_hash", "calculate", "distance"}
+            "exact_hash", "calculate", "distance", "bradley_terry"}
 
 
 def problem(n):

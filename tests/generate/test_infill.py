@@ -1,4 +1,5 @@
 """Filling a gap: prompts within their room, and a model trained to fill the middle that does so."""
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 import meristem
 from meristem.api import Model
-from meristem.cli.generate import generate
+from meristem.cli.main import main
 from meristem.codecs import bpe
 from meristem.core.errors import RequestError
 from meristem.generate.infill import STARCODER, Sentinels, prompt
@@ -62,13 +63,17 @@ def test_a_trained_model_fills_the_gap_and_stops(model: Model, spm: bool) -> Non
 
 
 @pytest.mark.parametrize("spm", [False, True])
-def test_the_shell_shows_the_gap_filled(model: Model, spm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_shows_the_gap_filled(model: Model, spm: bool, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     asked, real = [], Model.complete
     monkeypatch.setattr(Model, "complete", lambda *a, **k: asked.append(k["spm"]) or real(*a, **k))
-    answer = generate(model.folder, "(klm", suffix="pqr)", spm=spm, length=8, temperature=0.0)
+    words = ["generate", str(model.folder), "(klm", "--suffix", "pqr)", "--length", "8", "--temperature", "0"]
+    words += ["--spm"] if spm else []
+    assert main([*words, "--json"]) == 0
+    text = json.loads(capsys.readouterr().out.splitlines()[-1])["text"]
     middle = model.infill("(klm", "pqr)", length=8, temperature=0.0, spm=spm)
-    assert asked == [spm, spm]
-    assert answer.facts["text"] == middle and answer.text == f"(klm{middle}pqr)"
+    assert asked == [spm, spm] and text == middle
+    assert main(words) == 0 and capsys.readouterr().out.strip() == f"(klm{middle}pqr)".strip()
 
 
 def test_the_prompt_keeps_what_is_next_to_the_gap(codec: bpe.Bpe) -> None:

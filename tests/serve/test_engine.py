@@ -176,7 +176,7 @@ def test_the_native_kernel_writes_the_same_texts() -> None:
         made.submit(one)
         asked.append((prompt, one, heard))
     drain(made)
-    assert made.counts.parked and made.counts.steps < 120
+    assert made.counts.parked and made.counts.steps < made.counts.written / 4
     for prompt, one, heard in asked:
         for n, want in enumerate(generate(model, [prompt], one.sampling, stop={0}, copies=one.copies)):
             assert heard.tokens(n) == want.tokens
