@@ -45,12 +45,8 @@ class Side:
     second: str
     won: int
     n: int
+    share: float                        # of the votes on the two
     interval: Interval
-
-    @property
-    def share(self) -> float:
-        """Of the votes on the two."""
-        return self.won / self.n
 
     @property
     def decided(self) -> bool:
@@ -122,7 +118,8 @@ def tally(found: tuple[Sequence[Vote], int], seed: int = 0) -> Tally:
             if some:
                 won = [float(v.winner == first) for v in some]
                 worth = effective_items(won, [v.prompt for v in some])
-                sides.append(Side(first, second, int(sum(won)), len(some), wilson(int(sum(won)), len(some), worth)))
+                sides.append(Side(first, second, int(sum(won)), len(some), sum(won) / len(some),
+                                  wilson(int(sum(won)), len(some), worth)))
     fitted = bradley_terry(Counter((v.winner, v.loser) for v in votes), names)
     groups: dict[str, list[Vote]] = {}
     for vote in votes:
