@@ -2,7 +2,7 @@
 
     sounds = of_split(corpus, "test"); samples(corpus, sounds, module)         # a list of float32 [N]
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from meristem.corpus.store import Corpus
 from meristem.data.sounds import Form, stored
 from meristem.evals.base import Item
 from meristem.evals.bound import OnCorpus, drawn
+from meristem.evals.classic import Logistic
+from meristem.evals.pictures import numbers
 from meristem.generate.base import evaluating
 
 TOGETHER = 32
@@ -72,3 +74,13 @@ def plain(corpus: Corpus, split: str) -> Float[Tensor, "N E"]:
     frames = log_mel(samples.astype(np.float32) / 32768.0, Mel(RAW.rate, 200, 80, 40))
     parts = np.array_split(frames, 10, axis=-1)
     return torch.from_numpy(np.concatenate([f(part, axis=-1) for part in parts for f in (np.mean, np.std)], 1)).float()
+
+
+def by_spectrum(corpus: Corpus, items: Sequence[Item], answer: Callable[[Document], str], seed: int) -> list[str]:
+    """What logistic regression on `plain` features of the training sounds says of the items: the baseline."""
+    train = of_split(corpus, "train")
+    names, (classes,) = numbers([answer(d) for d in train])
+    place = {d.id: row for row, d in enumerate(of_split(corpus, "test"))}
+    asked = plain(corpus, "test")[[place[item.group] for item in items]]
+    said = Logistic.tuned(plain(corpus, "train"), classes, len(names), seed).classes(asked)
+    return [names[i] for i in said.tolist()]

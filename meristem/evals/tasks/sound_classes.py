@@ -8,9 +8,8 @@ from meristem.core.errors import RequestError
 from meristem.core.progress import Progress
 from meristem.corpus.store import Corpus
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
-from meristem.evals.classic import Logistic, outcome
-from meristem.evals.pictures import numbers
-from meristem.evals.sounds import Sounding, logits, of_split, plain
+from meristem.evals.classic import outcome
+from meristem.evals.sounds import Sounding, by_spectrum, logits
 from meristem.evals.subject import Subject
 
 ON_REQUEST = True                       # only models with a head of classes of sounds can be asked
@@ -34,13 +33,8 @@ class SoundClasses(Sounding):
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
         """Logistic regression on the log-mel spectrum of the first second."""
-        train, test = of_split(corpus, "train"), of_split(corpus, "test")
-        names, (classes,) = numbers([d.fields["label"] for d in train])
-        place = {d.id: row for row, d in enumerate(test)}
-        more = plain(corpus, "test")[[place[item.group] for item in items]]
-        said = Logistic.tuned(plain(corpus, "train"), classes, len(names), seed).classes(more)
-        return {METRIC.name: Baseline("logistic regression on the spectrum",
-                                      outcome(METRIC.name, [names[i] for i in said.tolist()], items))}
+        said = by_spectrum(corpus, items, lambda d: d.fields["label"], seed)
+        return {METRIC.name: Baseline("logistic regression on the spectrum", outcome(METRIC.name, said, items))}
 
     def chance(self, items: Sequence[Item]) -> dict[str, Reference]:
         """The share of the commonest class among the items."""

@@ -20,9 +20,8 @@ from meristem.corpus.store import Corpus
 from meristem.data.pictures import captions
 from meristem.data.sounds import Form
 from meristem.evals.base import Baseline, Item, LanguageModel, Metric, Outcome, Reference
-from meristem.evals.classic import Logistic, outcome
-from meristem.evals.pictures import numbers
-from meristem.evals.sounds import TOGETHER, Sounding, of_split, plain
+from meristem.evals.classic import outcome
+from meristem.evals.sounds import TOGETHER, Sounding, by_spectrum
 from meristem.evals.subject import Subject
 from meristem.generate.base import evaluating
 
@@ -63,13 +62,8 @@ class SoundWords(Sounding):
     def baselines(self, corpus: Corpus, items: Sequence[Item], ngram: Callable[[], LanguageModel],
                   seed: int) -> dict[str, Baseline]:
         """Logistic regression on the log-mel spectrum of the first second."""
-        train, test = of_split(corpus, "train"), of_split(corpus, "test")
-        names, (classes,) = numbers([d.text for d in train])
-        place = {d.id: row for row, d in enumerate(test)}
-        more = plain(corpus, "test")[[place[item.group] for item in items]]
-        said = Logistic.tuned(plain(corpus, "train"), classes, len(names), seed).classes(more)
-        return {METRIC.name: Baseline("logistic regression on the spectrum",
-                                      outcome(METRIC.name, [names[i] for i in said.tolist()], items))}
+        said = by_spectrum(corpus, items, lambda d: d.text, seed)
+        return {METRIC.name: Baseline("logistic regression on the spectrum", outcome(METRIC.name, said, items))}
 
     def chance(self, items: Sequence[Item]) -> dict[str, Reference]:
         """A guess among the texts."""
