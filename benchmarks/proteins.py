@@ -6,7 +6,8 @@ FLIP: a folder with FLIP's secondary_structure.zip (Dallago et al. 2021; sequenc
 whose test chains share at most a quarter of their residues with training chains: other families. BLAT: a folder with
 BLAT_ECOLX_Ranganathan2015.csv.gz (Stiffler et al. 2015), of which the column 2500 is taken. Recipe esm is trained on
 the training chains alone; then esm_residues from it, and from nothing, on equal rows. Prints one JSON line a
-certificate, the CPU minutes of each run, and how often shuffled effects correlate as much (permutation test).
+certificate, the CPU minutes of each run, and how often shuffled effects correlate as much (permutation test); all of it
+is benchmarks/results/proteins.json.
 """
 import argparse
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import record
 from benchmarks.image_text import fit, judge
 from meristem.core.config import parse_edits
 from meristem.corpus.labelled import labelled
@@ -52,7 +54,7 @@ def corpus_of(flip: Path, out: Path) -> Corpus:
     return labelled(folder, out / "corpus")
 
 
-def by_chance(run: Path, corpus: Corpus, scan: Path) -> None:
+def by_chance(run: Path, corpus: Corpus, scan: Path) -> dict[str, float]:
     """The share of shuffles of the effects that correlate as much with the scores."""
     subject = Subject.open(run)
     items = mutations.TASK.reading(scan).items(corpus, subject.codec, mutations.TASK.count, 0)
@@ -60,7 +62,9 @@ def by_chance(run: Path, corpus: Corpus, scan: Path) -> None:
     a, b = (mutations.standardised(np.array(some)) for some in (scores, [float(item.answer) for item in items]))
     rng = np.random.default_rng(0)
     extreme = sum(float((a * rng.permutation(b)).mean()) >= float((a * b).mean()) for _ in range(SHUFFLES))
-    print(json.dumps({"spearman": round(float((a * b).mean()), 4), "p": (extreme + 1) / (SHUFFLES + 1)}))
+    found = {"spearman": round(float((a * b).mean()), 4), "p": (extreme + 1) / (SHUFFLES + 1)}
+    print(json.dumps(found))
+    return found
 
 
 def main() -> None:
@@ -76,11 +80,12 @@ def main() -> None:
     print(json.dumps(corpus.summary["splits"]))
     scan = a.blat / "BLAT_ECOLX_Ranganathan2015.csv.gz:2500"
     base = fit("esm", corpus, a, edits, a.out / "esm")
-    judge(base, corpus, [f"mutations={scan}"], model="esm")
-    by_chance(base, corpus, scan)
+    scores: list[dict[str, object]] = [*judge(base, corpus, [f"mutations={scan}"], model="esm"),
+                                       {**by_chance(base, corpus, scan)}]
     for name, start in (("esm then residues", str(base)), ("residues from nothing", "")):
-        run = fit("esm_residues", corpus, a, {"base": start}, a.out / name.replace(" ", "-"))
-        judge(run, corpus, ["token_classes"], model=name)
+        run = fit("esm_residues", corpus, a, {"base": start, "train.compile": False}, a.out / name.replace(" ", "-"))
+        scores += judge(run, corpus, ["token_classes"], model=name)
+    record("proteins", {"edits": a.edits, "seed": a.seed, "scores": scores})
 
 
 if __name__ == "__main__":

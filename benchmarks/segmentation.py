@@ -4,8 +4,8 @@
 
 Recipe sam on `toy:objects`, whose test split shows six shapes that training does not; then tasks masks and detection.
 Who names what is found is recipe resnet, trained on squares around things of other scenes, with the shapes of both
-splits, so that kinds can be told apart. Training goes on where it was left. Every result is a JSON line; `--tiny` shows
-that all of it runs.
+splits, so that kinds can be told apart. Training goes on where it was left. Every result is a JSON line, all of them
+benchmarks/results/segmentation.json; `--tiny` shows that all of it runs.
 """
 import argparse
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common import record
 from meristem.codecs.image import encode, grid
 from meristem.core.config import parse_edits
 from meristem.core.files import read_json
@@ -65,13 +66,15 @@ def fit(recipe: str, corpus: Corpus, out: Path, **edits: object) -> Path:
     return out
 
 
-def judge(run: Path, corpus: Corpus, tasks: list[str], limit: int) -> None:
-    """One JSON line a score."""
+def judge(run: Path, corpus: Corpus, tasks: list[str], limit: int) -> list[dict[str, object]]:
+    """One JSON line a score, and all of them."""
+    lines: list[dict[str, object]] = []
     for score in evaluate(Subject.open(run), corpus, tasks, limit=limit):
-        print(json.dumps({"score": score.name, "value": round(score.value, 4), "n": score.n,
-                          "interval": [round(score.interval.low, 4), round(score.interval.high, 4)],
-                          "beside": {r.what: round(r.value, 4) for r in (score.baseline, *score.beside) if r}}),
-              flush=True)
+        lines.append({"score": score.name, "value": round(score.value, 4), "n": score.n,
+                      "interval": [round(score.interval.low, 4), round(score.interval.high, 4)],
+                      "beside": {r.what: round(r.value, 4) for r in (score.baseline, *score.beside) if r}})
+        print(json.dumps(lines[-1]), flush=True)
+    return lines
 
 
 def shown(run: Path, corpus: Corpus, out: Path) -> None:
@@ -101,13 +104,15 @@ def main() -> None:
     names = squares(a.out / "squares", 40 if a.tiny else 2500)
     few = {"train.steps": 3, "train.batch": 4, "train.warmup": 1, "train.compile": False}
     namer = fit("resnet", names, a.out / "names", **{"train.steps": 600, **(few if a.tiny else {})})
-    judge(namer, names, ["classes"], 20 if a.tiny else 1000)
+    scores = judge(namer, names, ["classes"], 20 if a.tiny else 1000)
     run = fit("sam", corpus, a.out / "sam", **{"train.compile": False, **parse_edits(a.edits),
                                                **(few if a.tiny else {})})
     shown(run, corpus, a.out / "sam.png")
-    judge(run, corpus, ["masks", f"detection={namer}"], 10 if a.tiny else a.limit)
+    scores += judge(run, corpus, ["masks", f"detection={namer}"], 10 if a.tiny else a.limit)
     kinds = {kind_of(name) for n in Mapped.of(corpus, "test", SIDE, 3).objects for name, _ in n}
     print(json.dumps({"kinds": sorted(kinds)}))
+    if not a.tiny:
+        record("segmentation", {"edits": a.edits, "kinds": sorted(kinds), "scores": scores})
 
 
 if __name__ == "__main__":
