@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="*", default=["bfloat16", "float32"])
     parser.add_argument("--tiny", action="store_true")
     a = parser.parse_args()
+    machine.tune_allocator()                                   # as the trainer does; both sides are in this process
     machine.set_threads()
     rows: list[dict[str, Any]] = []
     for name in a.models:

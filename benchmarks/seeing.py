@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import BOTH, EAGER, compared, record
+from meristem.core import machine
 from meristem.core.config import from_dict
 from meristem.generate.autoregressive import generate
 from meristem.generate.base import Shown
@@ -116,6 +117,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=32)
     given = parser.parse_args()
+    machine.tune_allocator()                                   # as the trainer does; both sides are in this process
     made = run(given.tiny, 1 if given.tiny else given.rounds, 4 if given.tiny else given.new)
     if given.tiny:
         print(made)
