@@ -6,10 +6,11 @@
 
 Willard & Louf 2023, https://arxiv.org/abs/2307.09702. The grammar itself is the work of `llguidance`, which walks the
 vocabulary as a prefix tree of bytes at every token; it is an extra: pip install 'meristem[serve]'. JSON is written
-without white space between its parts. A text that is cut off by `length` is not whole; `accepts` tells.
+without white space between its parts. A text that is cut off by `length` is not whole; `accepts` tells. With
+`Sampling.whole` it is not cut off but closed: a token that leaves too little room to close the text is banned.
 """
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,48 +18,118 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from meristem.codecs.base import END, TOKENIZER, Codec, read_tokenizer
 from meristem.core.errors import MachineError, RequestError
 from meristem.generate.sampling import BANNED, Sampling
 
+CLOSING = '}]"0123456789'                # single characters that end a form, in the order in which they are tried
+TRIED = 8                               # of the likeliest tokens are looked at for one that leaves room to close
+NEAR = 128                              # tokens: with more room than this beside the way out, nothing is looked at
+
 
 class Grammar:
-    """Steers one row; see `base.Control`. The codec's end token is allowed where the text is whole."""
+    """Steers one row; see `base.Control`. `ends` (the codec's end token first) are allowed where the text is whole.
 
-    def __init__(self, matcher: Any, vocab: int):
-        self.matcher, self.vocab = matcher, vocab
+    `closing`, tokens of one character by how soon they end a form, asks for a whole text within `left` tokens.
+    `hurried` says that the room, not the model, chose one of them.
+    """
+
+    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int], left: int = 0,
+                 closing: np.ndarray | None = None):
+        self.matcher, self.vocab, self.ends, self.left, self.closing = matcher, vocab, list(ends), left, closing
+        self.hurried = False
+        self.ways: dict[int, list[int]] = {}                   # the next token -> a way out behind it, that is short
+        self.way: list[int] | None = None                      # one from here
 
     def apply(self, logits: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
         """-inf for every token that cannot come next."""
-        bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        allowed = self._allowed(self.matcher)
         if self.matcher.is_error():
             raise MachineError(f"the grammar gave up: {_line(self.matcher)}")
-        return logits.masked_fill(torch.from_numpy(bits[:self.vocab] == 0), BANNED)
+        if allowed[self.ends[0]]:
+            allowed[self.ends] = True
+        return self._in_time(logits.masked_fill(torch.from_numpy(~allowed), BANNED))
 
     def push(self, token: int) -> None:
         """This token was written."""
         if not self.matcher.consume_token(token):
             raise MachineError(f"the grammar gave up: {_line(self.matcher)}")
+        if self.way is not None:
+            self.way = self.ways.get(token, self.way[1:] if self.way[:1] == [token] else None)
+        self.left, self.ways = self.left - 1, {}
 
     def copy(self) -> "Grammar":
         """The same state, going its own way from here."""
-        return Grammar(self.matcher.deep_copy(), self.vocab)
+        other = Grammar(self.matcher.deep_copy(), self.vocab, self.ends, self.left, self.closing)
+        other.hurried, other.ways, other.way = self.hurried, dict(self.ways), self.way
+        return other
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Whether these tokens, after those written so far, make a whole text."""
         matcher = self.matcher.deep_copy()
         return bool(matcher.consume_tokens(list(tokens)) and matcher.is_accepting())
 
+    def _allowed(self, matcher: Any) -> Bool[np.ndarray, "V"]:
+        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        return bits[:self.vocab] == 1
 
-def grammar(sampling: Sampling, codec: Codec, vocab: int, limits: Mapping[str, Any] | None = None) -> Grammar | None:
+    def _in_time(self, logits: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
+        """Of the likeliest tokens those after which the text can be closed in the room that is left."""
+        if self.closing is None:
+            return logits
+        if self.way is None:
+            self.way = self._out(self.matcher, self.left)
+        if self.way is None or self.left > len(self.way) + NEAR:
+            return logits
+        kept, likeliest = torch.full_like(logits, BANNED), logits.topk(min(TRIED, len(logits))).indices.tolist()
+        for token in likeliest:
+            if token in self.ends and logits[token] > BANNED:
+                kept[token] = logits[token]
+            elif logits[token] > BANNED and self._closes(token):
+                kept[token] = logits[token]
+        if bool(kept.max() == BANNED):
+            kept[self.way[0] if self.way else self.ends[0]] = 0.0
+        self.hurried |= bool(kept[likeliest[0]] == BANNED)
+        return kept
+
+    def _closes(self, token: int) -> bool:
+        after = self.matcher.deep_copy()
+        way = self._out(after, self.left - 1) if after.consume_token(token) else None
+        if way is not None:
+            self.ways[token] = way
+        return way is not None
+
+    def _out(self, matcher: Any, most: int) -> list[int] | None:
+        """A way to a whole text of at most so many tokens, found without turning back, or None."""
+        assert self.closing is not None
+        matcher, out = matcher.deep_copy(), list[int]()
+        while not matcher.is_accepting():
+            if len(out) >= most:
+                return None
+            step = matcher.compute_ff_tokens()                 # what must come next in any case
+            if not step:
+                possible = self.closing[self._allowed(matcher)[self.closing]]
+                if not len(possible):
+                    return None
+                # inside a text both brackets are letters: only a quotation mark ends it
+                quote = possible[2:3] if possible[:2].tolist() == self.closing[:2].tolist() else possible
+                step = quote[:1].tolist()
+            if not matcher.consume_tokens(step):
+                return None
+            out += step
+        return out if len(out) <= most else None
+
+
+def grammar(sampling: Sampling, codec: Codec, vocab: int, limits: Mapping[str, Any] | None = None,
+            also: Collection[int] = ()) -> Grammar | None:
     """What `sampling` demands of the text, at its beginning; None when it demands nothing.
 
     `vocab` is the width of the model's logits; `limits` are fields of llguidance's LLParserLimits, for grammars of
-    strangers. RequestError for a grammar that cannot be read, a codec that cannot be
-    steered, or a missing package.
+    strangers; `also` are further tokens that end a text, such as a chat template's. RequestError for a grammar that
+    cannot be read, a codec that cannot be steered, or a missing package.
     """
     if not sampling.demands:
         return None
@@ -78,7 +149,16 @@ def grammar(sampling: Sampling, codec: Codec, vocab: int, limits: Mapping[str, A
                                    limits=llguidance.LLParserLimits(**limits) if limits else None)
     if matcher.is_error():
         raise RequestError(f"the {sampling.demands} cannot be used: {_line(matcher)}")
-    return Grammar(matcher, vocab)
+    closing = _closing(codec) if sampling.whole else None
+    return Grammar(matcher, vocab, [codec.end, *sorted(set(also) - {codec.end})], sampling.length, closing)
+
+
+def _closing(codec: Codec) -> np.ndarray:
+    """Tokens of one character: `CLOSING` in its order, then the others."""
+    texts = [codec.decode([token]) for token in range(codec.vocab)]
+    place = {character: number for number, character in enumerate(CLOSING)}
+    found = [token for token, text in enumerate(texts) if len(text) == 1]
+    return np.array(sorted(found, key=lambda token: place.get(texts[token], len(place))))
 
 
 def _tokenizer(codec: Codec, vocab: int) -> Any:

@@ -48,6 +48,7 @@ class Sampling:
     schema: Mapping[str, Any] | None = None                             # the output is JSON of this JSON schema
     watermark: str = ""                 # a secret word: tokens of its choice become likelier (generate.watermark)
     lark: str | None = None             # the whole output is a text of this grammar, as llguidance reads Lark's form
+    whole: bool = False                 # what the three above demand is brought to its end within `length`
 
     def __post_init__(self) -> None:
         limits = {
@@ -71,6 +72,8 @@ class Sampling:
             wrong.append("beams and ahead exclude each other")
         if sum(rule is not None for rule in (self.regex, self.schema, self.lark)) > 1:
             wrong.append("regex, schema and lark exclude each other")
+        if self.whole and self.beams > 1:
+            wrong.append("whole and beams exclude each other")
         if wrong:
             raise RequestError("; ".join(wrong))
 

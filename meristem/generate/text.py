@@ -31,7 +31,7 @@ class Completion:
     tokens: list[int]
     logprobs: list[float]
     top: list[list[tuple[int, float]]]
-    reason: Literal["stop", "length"]       # it came to an end (of itself, a stop text, a grammar), or was cut off
+    reason: Literal["stop", "length"]       # it came to an end (of itself, a stop text, a grammar), or was cut short
     score: float = 0.0                      # of a beam
 
 
@@ -96,14 +96,16 @@ def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sam
     """Text after each prompt (ids); `on_text(row, piece)` hears it as it appears, whole characters only.
 
     A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. An encoder-decoder
-    reads `source`, which may also be what a model is shown. RequestError as `autoregressive.generate`, and for a bad
+    reads `source`, which may also be what a model is shown. With `sampling.whole` a text that had to be closed is
+    whole, and its reason is "length": its words are not all that the model had to say. RequestError as `autoregressive.generate`, and for a bad
     grammar.
     """
     sampling = sampling or Sampling()
     config: Any = module.config
-    rules = grammar(sampling, codec, config.vocab)
+    rules = grammar(sampling, codec, config.vocab, also=also)
+    steering = [rules.copy() for _ in prompts] if rules else []
     streams = [Stream(codec, np.asarray(p).tolist(), sampling.stop) for p in prompts]
-    plain = replace(sampling, stop=(), regex=None, schema=None, lark=None)
+    plain = replace(sampling, stop=(), regex=None, schema=None, lark=None, whole=False)
     reach = max((len(s.encode()) for s in sampling.stop), default=0) + 4       # tokens that a stop text may lie in
 
     def show(row: int, token: int) -> bool:
@@ -120,14 +122,13 @@ def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sam
         return stream.stopped
 
     made = autoregressive.generate(module, prompts, plain, stop={codec.end, *also}, on_token=show, draft=draft,
-                                   grammars=[rules.copy() for _ in prompts] if rules else (),
-                                   ends=ends if sampling.stop else None, source=source)
+                                   grammars=steering, ends=ends if sampling.stop else None, source=source)
     out = []
     for row, (stream, one) in enumerate(zip(streams, made, strict=True)):
         piece = stream.end()
         if piece and on_text:
             on_text(row, piece)
-        whole = rules.accepts(one.tokens) if rules else one.stopped or stream.stopped
+        whole = (rules.accepts(one.tokens) and not steering[row].hurried) if rules else one.stopped or stream.stopped
         out.append(Completion(stream.text, one.tokens[:stream.kept], one.logprobs[:stream.kept], one.top[:stream.kept],
                               "stop" if whole else "length", one.score))
     return out

@@ -50,13 +50,13 @@ class Grammars:
         """The grammar that `sampling` demands, at its beginning; None for none. `Refused` where it takes too long."""
         if not sampling.demands:
             return None
-        key = (model.codec.hash, f"{sampling.regex!r} {sampling.schema!r} {sampling.lark!r}")
+        key = (model.codec.hash, f"{sampling.regex!r} {sampling.schema!r} {sampling.lark!r} {sorted(model.stops)}")
         if key not in self.kept:
             if self.compiling >= COMPILING:
                 raise Refused(429, "too many grammars are being compiled; ask again", "queue_full", after=1)
             self.compiling += 1
             work = asyncio.get_running_loop().run_in_executor(self.pool, grammar, sampling, model.codec,
-                                                              model.engine.vocab, LIMITS)
+                                                              model.engine.vocab, LIMITS, model.stops)
             work.add_done_callback(lambda _: self._done())
             try:
                 made = await asyncio.wait_for(asyncio.shield(work), PATIENCE)

@@ -171,6 +171,8 @@ def test_an_injected_instruction_never_reaches_an_acting_tool(text: str) -> None
     assert loop.run(script(call("send"), "done"), [search, send], ASK).calls[0]["status"] == "ok" and len(sent) == 1
     assert loop.run(script(call("send"), "x"), [send], ASK, untrusted=True).calls[0]["status"] == "refused"
     assert [c["status"] for c in loop.run(gullible, [search, send], ASK, allow={"send"}).calls] == ["ok", "ok"]
+    short = {**call("send"), "cut": True}                      # of a message that was cut short nothing acts
+    assert [c["status"] for c in loop.run(script(short, "x"), [send], ASK, allow={"send"}).calls] == ["refused"]
     assert len(sent) == 2 and loop.run(script(text), [search, send], ASK).calls == []      # a text is no call
     assert read(text).get("tool_calls") is None or text.startswith("<tool_call>")
 
@@ -266,7 +268,12 @@ def test_a_models_calls_are_written_by_a_grammar() -> None:
                              "$defs": {"d": {"enum": [3, 5]}}, "additionalProperties": False}, lambda a: str(a["n"]))
     policy = Caller(module, codec, template, Sampling(length=120, temperature=1.0), must=True)
     trace = loop.run(policy, [pick], ASK, Limits(steps=2, calls=3))
-    assert trace.calls[0]["status"] == "ok" and {c["status"] for c in trace.calls} <= {"ok", "malformed"}
+    assert {c["status"] for c in trace.calls} == {"ok"}
+    note = Tool("note", "", {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"],
+                             "additionalProperties": False}, lambda a: "", acts=True)
+    short = loop.run(Caller(module, codec, template, Sampling(length=90, temperature=1.0), must=True), [note], ASK,
+                     Limits(steps=2))
+    assert {c["status"] for c in short.calls} == {"refused"} and short.messages[1]["cut"], "half a note is no note"
     assert replay(trace, policy) == ""
     ids = template.encode(trace.messages, tools=[pick.schema])[0]              # the template takes the conversation
     shown = codec.tokenizer.decode(ids.tolist(), skip_special_tokens=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from meristem.codecs import bpe, char
+from meristem.codecs import bpe, char, chat
 from meristem.core.errors import RequestError
 from meristem.generate.constrain import grammar
 from meristem.generate.sampling import Sampling
@@ -70,6 +70,37 @@ def test_logprobs_stay_the_models_own_and_a_short_length_is_said() -> None:
         ids = torch.tensor([[*rows(1)[0].tolist(), *one.tokens]])
         logp = module()(ids)[0, len(rows(1)[0]) - 1:-1].log_softmax(-1)
     np.testing.assert_allclose(one.logprobs, logp.gather(1, torch.tensor(one.tokens)[:, None])[:, 0], atol=1e-5)
+
+
+FREE = {"type": "object", "additionalProperties": False, "required": ["a", "b", "n"], "properties": {
+    "a": {"type": "string"}, "b": {"type": "array", "items": {"type": "string"}}, "n": {"type": "number"}}}
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0}, {"ahead": 2}], ids=str)
+def test_a_form_without_bounds_is_closed_before_its_room_ends(how: dict) -> None:
+    reasons = set()
+    for length in (24, 45):                                    # {"a":"","b":[],"n":0} has 21 characters
+        for one in complete(module(), CODEC, rows(3), Sampling(length=length, schema=FREE, whole=True, **how)):
+            value = json.loads(one.text)
+            assert isinstance(value["a"], str) and isinstance(value["n"], int | float) and len(one.tokens) <= length
+            reasons.add(one.reason)
+    assert "length" in reasons, "what was cut short says so"
+    cut = complete(module(), CODEC, rows(3), Sampling(length=24, schema=FREE, **how))
+    assert {one.reason for one in cut} == {"length"} and not any(one.text.endswith("}") for one in cut)
+    [none] = complete(module(), CODEC, rows(1), Sampling(length=9, schema=FREE, whole=True, **how))
+    assert none.reason == "length", "no form is so short"
+    with pytest.raises(RequestError, match="whole and beams"):
+        Sampling(beams=2, whole=True)
+
+
+def test_what_ends_a_turn_may_stand_where_the_text_is_whole() -> None:
+    codec = bpe.fit(["ab"], 259, chat.CHATML_TOKENS)
+    rules = grammar(Sampling(regex="ab+"), codec, codec.vocab, also=[2])
+    assert rules is not None
+    for letter, whole in (("a", False), ("b", True), ("b", True)):
+        rules.push(int(codec.encode(letter)[0]))
+        after = rules.apply(torch.zeros(codec.vocab))
+        assert [bool(after[token] == 0) for token in (codec.end, 1, 2)] == [whole, False, whole]
 
 
 @pytest.mark.parametrize(("how", "line"), [

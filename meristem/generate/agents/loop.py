@@ -8,7 +8,8 @@ ReAct (Yao et al. 2022, https://arxiv.org/abs/2210.03629) with messages in OpenA
 turns messages and function schemas into an assistant's message: a model (`agents.policy`), a script, another library.
 
 What stands between a model and the world: a call must name a tool that it was given, with arguments that satisfy the
-schema; a call that `acts` is refused once an untrusted result was read (`tools`), unless `allow` names the tool; calls
+schema; a call that `acts` is refused where its message was cut short, for half an argument is another one, and once an
+untrusted result was read (`tools`), unless `allow` names the tool; calls
 are read from the policy's own messages and never from results, which go back with the role `tool`; a tool that does not
 return in time is given up, one that writes without end is cut off; steps, calls and seconds are bounded. A refusal is
 told to the policy as the call's result, so it can go on.
@@ -162,7 +163,7 @@ def _session(policy: Policy, tools: Mapping[str, Tool], messages: Sequence[Messa
                 return trace
             count += 1
             name, arguments = call["function"]["name"], call["function"]["arguments"]
-            status, text = _admitted(tools, name, arguments, tainted, allow)
+            status, text = _admitted(tools, name, arguments, tainted, allow, bool(message.get("cut")))
             if not status:
                 status, text = world.call(tools[name], arguments)
                 tainted |= tools[name].untrusted
@@ -173,8 +174,8 @@ def _session(policy: Policy, tools: Mapping[str, Tool], messages: Sequence[Messa
     return trace
 
 
-def _admitted(tools: Mapping[str, Tool], name: str, arguments: Any, tainted: bool,
-              allow: Collection[str]) -> tuple[str, str]:
+def _admitted(tools: Mapping[str, Tool], name: str, arguments: Any, tainted: bool, allow: Collection[str],
+              cut: bool) -> tuple[str, str]:
     """("", "") for a call that may run, else the status and what the policy is told."""
     if name not in tools:
         return "unknown", f"no tool {name!r}; {nearest(name, tools)}"
@@ -182,6 +183,8 @@ def _admitted(tools: Mapping[str, Tool], name: str, arguments: Any, tainted: boo
         return "malformed", f"the arguments of {name} are not a JSON object: {str(arguments)[:80]!r}"
     if problem := wrong(tools[name].parameters, arguments):
         return "malformed", problem
+    if cut and tools[name].acts:
+        return "refused", f"{name} acts, and the message that calls it was cut short: make it shorter"
     if tainted and tools[name].acts and name not in allow:
         return "refused", (f"{name} acts outside this conversation, which holds text of others by now; the caller has "
                            "not allowed it")
@@ -190,7 +193,8 @@ def _admitted(tools: Mapping[str, Tool], name: str, arguments: Any, tainted: boo
 
 def _own(message: Message) -> dict[str, Any]:
     """An assistant's message in one form: text, and calls with ids and with arguments as JSON values."""
-    kept: dict[str, Any] = {"role": "assistant", "content": message.get("content")}
+    kept: dict[str, Any] = {"role": "assistant", "content": message.get("content"),
+                            **({"cut": True} if message.get("cut") else {})}
     calls = []
     for number, call in enumerate(message.get("tool_calls") or []):
         inner = call.get("function", call)

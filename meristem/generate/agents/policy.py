@@ -4,8 +4,9 @@
     trace = loop.run(policy, [calculator()], [{"role": "user", "content": "What is 34 * 27?"}])
 
 A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, as `codecs.chat.CHATML` writes it and Qwen and
-Hermes do. The grammar lets a message be calls that satisfy their tool's schema, or a text that does not begin like one:
-a malformed call can only be one that is cut off. What a model merely quotes inside a text is no call.
+Hermes do. The grammar lets a message be calls that satisfy their tool's schema, or a text that does not begin like one,
+and closes a call before its room ends: none is malformed. A message that was cut short says `cut`, and `loop` lets none
+of its calls act. What a model merely quotes inside a text is no call.
 """
 import json
 import re
@@ -51,8 +52,9 @@ class Caller:
         ids, _ = self.chat.encode([_rendered(m) for m in messages], tools=tools if self.shown else (),
                                   generation_prompt=True)
         lark = calls(tools, self.must) if tools and self.constrained else None
-        made = complete(self.module, self.codec, [ids], replace(self.sampling, lark=lark), also=self.chat.ends)
-        return read(made[0].text)
+        sampling = replace(self.sampling, lark=lark, whole=lark is not None)
+        made = complete(self.module, self.codec, [ids], sampling, also=self.chat.ends)[0]
+        return {**read(made.text), **({"cut": True} if made.reason == "length" else {})}
 
 
 def calls(tools: Sequence[Json], must: bool = False) -> str:
