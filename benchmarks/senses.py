@@ -13,6 +13,8 @@
 | returns | decision_transformer on wandering demonstrations | steps to the goal, told to earn 1 and told 0 |
 | clips | film_clip, film_autoencoder, film | actions named, beside disorder; what a tracker sees in films |
 | arm, babyai | rt2 in MuJoCo and in minigrid | as grid; need `pip install meristem[robots]` |
+| both | one rt2 for both simulators, on as many rows of each | the same, one checkpoint in two bodies |
+| four | senses: one model for words, pictures, sounds, numbers | eight tasks, each beside a specialist on equal rows |
 | bridge, door, sprites, nlvr, emoji, medicine, nuclei | the recipes on real data, in `--real` | their tasks |
 
 Finished runs are read back, so an interrupted command goes on. `--tiny` proves in seconds that every part works.
@@ -28,12 +30,28 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import record
+from meristem.core.progress import SILENT
 from meristem.corpus.labelled import labelled
 from meristem.corpus.store import NOTICE, Corpus
-from meristem.data import arm, babyai, clips, demonstrations, emoji, gridworld, looks, medicine, nlvr, scenes, sprites
+from meristem.data import (
+    arm,
+    babyai,
+    clips,
+    demonstrations,
+    emoji,
+    gridworld,
+    looks,
+    medicine,
+    nlvr,
+    scenes,
+    senses,
+    sprites,
+)
 from meristem.data.worlds import WORLD, together
 from meristem.evals.run import evaluate
+from meristem.evals.statistics import wilson
 from meristem.evals.subject import Subject
+from meristem.evals.tasks import visual_answers
 from meristem.generate.acting import Actor
 from meristem.recipes import resolve
 from meristem.train.run import pretrain
@@ -78,6 +96,14 @@ class Bench:
                 "baseline": round(s.baseline.value, 4) if s.baseline else None}
             print(name, s.name, self.found[f"{name}/{s.name}"], flush=True)
 
+    def beside(self, one: str, kinds: list[str]) -> None:
+        """What one model reaches on each kind of question, what the specialist of that kind does, and the points."""
+        for kind in kinds:
+            ours, theirs = (self.found[name]["value"] for name in (
+                f"{one}/visual_{kind}", f"{one}-{kind}/visual_answers"))
+            self.found[f"{one}/{kind} beside its specialist"] = {
+                "one": ours, "specialist": theirs, "points": round(100 * (ours - theirs), 1)}
+
 
 def tower(b: Bench) -> None:
     """Questions about scenes by a model whose vision tower was trained on captions first, as LLaVA's was."""
@@ -115,6 +141,42 @@ def world(b: Bench, name: str, module: Any, documents: int, count: str = "", ste
     run = b.run(f"rt2-{name}{count}", "rt2", corpus, **({"train__steps": steps} if steps and not b.tiny else {}))
     file = corpus.folder.with_name(corpus.folder.name + ".rows") / WORLD
     b.judge(name + count, run, corpus, f"closed_loop={file}", *(() if count else ("action_error",)))
+
+
+def both(b: Bench) -> None:
+    """One policy in two bodies: the arm's two numbers and a level's one, in one vocabulary and one training set."""
+    made = {"arm": b.corpus("arm", arm.make, documents=1000), "babyai": b.corpus("babyai", babyai.make, documents=1000)}
+    rows = {name: corpus.folder.with_name(corpus.folder.name + ".rows") for name, corpus in made.items()}
+    folder = b.out / "both.rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation", "test"):
+        lines = []
+        for name, source in rows.items():
+            for line in (source / f"{split}.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                (folder / f"{name}-{row['image']}").write_bytes((source / row["image"]).read_bytes())
+                lines.append(json.dumps({**row, "image": f"{name}-{row['image']}"}) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    corpus = labelled(folder, b.out / "both")
+    steps = 2 * resolve("rt2")[0].train.steps                  # as many rows of each as a policy of its own is shown
+    run = b.run("rt2-both", "rt2", corpus, **({} if b.tiny else {"train__steps": round(b.share * steps)}))
+    for name, source in rows.items():
+        b.judge(f"both-{name}", run, corpus, f"closed_loop={source / WORLD}")
+
+
+def four(b: Bench) -> None:
+    """Eight tasks of four senses in one checkpoint, and a network of the same shape for each on the rows of it alone.
+
+    A specialist takes an eighth of the steps: as many rows of its task as the one model sees.
+    """
+    corpus = b.corpus("four", senses.make)
+    b.judge("four", b.run("four", "senses", corpus), corpus, "visual_answers", limit=2000)
+    steps = resolve("senses")[0].train.steps / len(senses.TASKS)
+    for kind in senses.TASKS:
+        own = only(b.out, corpus, "four", kind)
+        run = b.run(f"four-{kind}", "senses", own, **({} if b.tiny else {"train__steps": round(b.share * steps)}))
+        b.judge(f"four-{kind}", run, own, "visual_answers", limit=2000)
+    b.beside("four", list(senses.TASKS))
 
 
 def recorded(b: Bench) -> None:
@@ -181,11 +243,35 @@ def generalist(b: Bench) -> None:
     corpus = medicine.make(b.real, b.out / "medicine")
     base = b.run("medicine", "medicine", corpus)
     b.judge("medicine", base, corpus, "visual_answers", limit=2000)
+    told_apart(b, "medicine", base, corpus)
     for kind in corpus.summary["labels"]:
-        one = only(b.out, corpus, kind)
+        one = only(b.out, corpus, "medicine", kind)
         lora = {"base": str(base), "adapt__name": "lora", "adapt__rank": 8, **({} if b.tiny else {"train__steps": 100})}
         for name, more in ((f"medicine-{kind}", {}), (f"medicine-{kind}-adapter", lora)):
-            b.judge(name, b.run(name, "medicine", one, **more), one, "visual_answers", limit=2000)
+            run = b.run(name, "medicine", one, **more)
+            b.judge(name, run, one, "visual_answers", limit=2000)
+            if kind == "cell":
+                told_apart(b, name, run, one)
+    b.beside("medicine", corpus.summary["labels"])
+
+
+def told_apart(b: Bench, name: str, run: Path, corpus: Corpus) -> None:
+    """Sensitivity and specificity for each kind of cell, 95 % intervals of cells taken as independent.
+
+    NOT FOR CLINICAL USE.
+    """
+    subject, task = Subject.open(run), visual_answers.TASK.on(corpus)
+    items = [item for item in task.items(corpus, subject.codec, 1 << 30, 0) if item.prompt.endswith(medicine.CELL)]
+    said = [text.strip() for text in task.run(subject, items, 0, SILENT).outputs]
+    for kind in medicine.CELLS.values():
+        for what, some in (("sensitivity", [text == kind for text, item in zip(said, items, strict=True)
+                                            if item.answer == kind]),
+                           ("specificity", [text != kind for text, item in zip(said, items, strict=True)
+                                            if item.answer != kind])):
+            low = wilson(sum(some), len(some)) if some else None
+            b.found[f"{name}/{kind} {what}"] = low and {
+                "value": round(sum(some) / len(some), 4), "interval": [round(low.low, 4), round(low.high, 4)],
+                "n": len(some)}
 
 
 def nuclei(b: Bench) -> None:
@@ -194,25 +280,27 @@ def nuclei(b: Bench) -> None:
     b.judge("nuclei", b.run("nuclei", "sam", corpus), corpus, "masks", limit=150)
 
 
-def only(out: Path, corpus: Corpus, kind: str) -> Corpus:
+def only(out: Path, corpus: Corpus, name: str, kind: str) -> Corpus:
     """The rows of one label, in a corpus of their own."""
-    source, folder = corpus.folder.with_name(corpus.folder.name + ".rows"), out / f"medicine-{kind}.rows"
+    source, folder = corpus.folder.with_name(corpus.folder.name + ".rows"), out / f"{name}-{kind}.rows"
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
         lines = [line for line in (source / f"{split}.jsonl").read_text().splitlines()
                  if json.loads(line)["label"] == kind]
-        for name in filter(None, (json.loads(line).get("image") for line in lines)):
-            (folder / name).write_bytes((source / name).read_bytes())
+        for file in filter(None, (json.loads(line).get("image") for line in lines)):
+            (folder / file).write_bytes((source / file).read_bytes())
         (folder / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines))
-    (folder / NOTICE).write_text(medicine.WARNING + "\n")
-    return labelled(folder, out / f"medicine-{kind}")
+    if (source / NOTICE).is_file():
+        (folder / NOTICE).write_bytes((source / NOTICE).read_bytes())
+    return labelled(folder, out / f"{name}-{kind}")
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tower": tower, "looks": look, "names": names, "grid": lambda b: world(b, "grid", gridworld, 3000),
     "worldly": lambda b: world(b, "worldly", gridworld, 3000, steps=2000, worldly=1.0), "demonstrations": recorded,
     "returns": returns, "clips": film, "arm": lambda b: world(b, "arm", arm, 1000),
-    "babyai": lambda b: world(b, "babyai", babyai, 1000), "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
+    "babyai": lambda b: world(b, "babyai", babyai, 1000), "both": both, "four": four,
+    "bridge": lambda b: cloned(b, "bridge", "bridge-robot"),
     "door": lambda b: cloned(b, "door", "dapg-door"), "sprites": characters, "nlvr": boxes, "medicine": generalist,
     "nuclei": nuclei, "emoji": emojis}
 REAL = ("bridge", "door", "sprites", "nlvr", "medicine", "nuclei", "emoji")

@@ -1,9 +1,10 @@
-"""Rows A24, A25, A26, B15, B16, B18, B19, B20, C9, C10: pictures from captions, judged by classifiers trained apart.
+"""Rows A24, A25, A26, B15, B16, B18, B19, B20, B22, C9, C10: pictures from captions, judged by classifiers.
 
     python -m benchmarks.text_to_image scenes --out runs/text-to-image     # DALL-E and unCLIP, unseen pairs
     python -m benchmarks.text_to_image captions --out runs/text-to-image   # DALL-E 3: recaptioned rows
     python -m benchmarks.text_to_image looks --out runs/text-to-image      # night and faces: style, new combinations
     python -m benchmarks.text_to_image edits --out runs/text-to-image      # instructions: colour, shape, light
+    python -m benchmarks.text_to_image shadows --out runs/text-to-image    # instructions: does the shadow follow?
 
 Pictures are 16 x 16 scenes of one shape (data/scenes.py); an eighth of the pairs of colour and shape is never trained
 on, except by the judge, whose scenes have another seed. A part goes on where it was left: finished runs are kept. Every
@@ -28,11 +29,12 @@ from meristem.core.files import read_json
 from meristem.core.random import seed_of
 from meristem.corpus.labelled import labelled
 from meristem.corpus.store import Corpus
-from meristem.data import edits, scenes
+from meristem.data import edits, scenes, shadows
+from meristem.data.objects import render, shadow_found
 from meristem.evals.judge import Judge
 from meristem.evals.pictures import Seen
 from meristem.evals.run import evaluate
-from meristem.evals.statistics import wilson
+from meristem.evals.statistics import bootstrap, wilson
 from meristem.evals.subject import Subject
 from meristem.generate.image_tokens import Writer
 from meristem.generate.pictures import Wish, paint
@@ -338,7 +340,54 @@ def edit_runs(a: argparse.Namespace) -> None:
     shown(a.out / "instruct.png", torch.stack(grid), 4)
 
 
-PARTS = {"scenes": scene_runs, "captions": caption_runs, "looks": look_runs, "edits": edit_runs}
+def average(what: str, values: list[float], **facts: Any) -> None:
+    """A mean with its interval."""
+    low = bootstrap(values, [1.0] * len(values), [str(i) for i in range(len(values))], 0)
+    say(score=what, value=round(float(np.mean(values)), 4), n=len(values),
+        interval=[round(low.low, 4), round(low.high, 4)], **facts)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union; 1 where both are empty."""
+    return float((a & b).sum() / max(1, (a | b).sum())) if (a | b).any() else 1.0
+
+
+def shadow_runs(a: argparse.Namespace) -> None:
+    """B22: a scene is edited by a sentence; is the shadow where rays say that it must then be, and the ground kept?
+
+    Beside it the picture that nobody edited, judged in the same way, and the true picture after the edit. The ground
+    is what neither a thing nor a shadow covers before or after; where they were, its pattern must be painted anew.
+    """
+    corpus = shadows.make(a.out / "shadows", {"documents": 40 if a.tiny else 6000, "side": SIDE})
+    words = fit("clip", corpus, a, "shadow-words", **{**CLIP, "train.steps": 100})
+    run = fit("instruct", corpus, a, "shadow-instruct", **{"objective.text": str(words), "data.codec.name": "saved",
+                                                           "data.codec.folder": str(words), "train.steps": 900})
+    painter, kind = open_painter(run), shadows.Shadows(side=SIDE)
+    found, grid = dict[tuple[str, str, str], list[float]](), []
+    for i in range(2 if a.tiny else 240):
+        before, after, said, what = kind.edit("test", i)
+        old, new = (render(scene, SIDE) for scene in (before, after))
+        image = torch.from_numpy(old.picture.copy()).float() / 127.5 - 1
+        made = as_bytes(paint(painter, Wish((said,), how="edit", image=image, seed=seed_of(a.seed, i))))[0].numpy()
+        covered = [one.things.any(0) | one.dark for one in (old, new)]
+        for who, picture in (("edited", made), ("unedited", old.picture), ("true", new.picture)):
+            dark = shadow_found(picture, after)
+            error = (picture.astype(float) / 127.5 - new.picture.astype(float) / 127.5) ** 2
+            for name, value in (("shadow_iou", overlap(dark, new.dark) if what != "remove" else None),
+                                ("shadow_left", float(dark[old.dark].mean()) if what == "remove" else None),
+                                ("ground", 10 * np.log10(4 / error[:, ~covered[0] & ~covered[1]].mean())
+                                 if who == "edited" else None),
+                                ("uncovered", 10 * np.log10(4 / error[:, covered[0] & ~covered[1]].mean())
+                                 if who != "true" and (covered[0] & ~covered[1]).any() else None)):
+                if value is not None:
+                    found.setdefault((name, what, who), []).append(float(value))
+        grid += [torch.from_numpy(one.copy()).float() / 127.5 - 1 for one in (old.picture, made, new.picture)]
+    for (name, what, who), values in sorted(found.items()):
+        average(name, values, edit=what, picture=who)
+    shown(a.out / "shadows.png", torch.stack(grid[:48]), 12)
+
+
+PARTS = {"scenes": scene_runs, "captions": caption_runs, "looks": look_runs, "edits": edit_runs, "shadows": shadow_runs}
 
 
 def main() -> None:

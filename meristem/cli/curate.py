@@ -74,7 +74,7 @@ def curate(
         name, fields = str(paths[0])[len(toy.PREFIX):], _fields(paths[1:], seed)
         if name in ("scenes", "looks", "gridworld", "babyai", "arm", "clips",
                     "objects", "edits", "digits", "strokes", "cues",
-                    "residues", "tones", "waves"):
+                    "residues", "tones", "waves", "senses", "shadows"):
             return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
     kind, _, where = str(paths[0]).partition(":")

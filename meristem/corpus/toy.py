@@ -7,6 +7,7 @@
 | --- | --- | --- |
 | mapping | lines `k3`; every document draws anew which letter has which label | in-context learning |
 | arithmetic | lines `37+48=85`; the three splits have different problems | calculation |
+| tutor | lines `237+148 hint 1:7+8=15`, a column each from the ones up, then `237+148=385` | hints, step by step |
 | needle | filler with lines `code K482.` in it, then questions for the codes | retrieval at any length |
 
 `toy:scenes` makes pictures: data/scenes.py.
@@ -90,6 +91,42 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
+class Tutor:
+    """A sum, its columns as hints from the ones up, each with what was carried, then the answer.
+
+    Training documents have so many hints by chance, none to all; the others have all, so that as many as are wanted can
+    be shown. Splits are those of Arithmetic.
+    """
+
+    documents: int = 6000
+    seed: int = 0
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.digits <= 9:
+            raise RequestError(f"toy:tutor has 1 to 9 digits, not {self}")
+
+    def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
+        """The hints of one sum, and its answer."""
+        while True:
+            a, b = (int(n) for n in rng.integers(10**(self.digits - 1), 10**self.digits, 2))
+            if Arithmetic(seed=self.seed).split_of(a, "+", b) == split:
+                break
+        shown = int(rng.integers(self.digits + 1)) if split == "train" else self.digits
+        return [*hints(a, b)[:shown], (f"{a}+{b}=", str(a + b))]
+
+
+def hints(a: int, b: int) -> list[Pair]:
+    """The columns of a sum, from the ones up: `7+8=15`, and above it with the carry, `3+4+1=8`."""
+    found, carry = list[Pair](), 0
+    for n, (x, y) in enumerate(zip(str(a)[::-1], str(b)[::-1], strict=True), 1):
+        total = int(x) + int(y) + carry
+        found.append((f"{a}+{b} hint {n}:", f"{x}+{y}{'+1' if carry else ''}={total}"))
+        carry = total // 10
+    return found
+
+
+@dataclass(frozen=True)
 class Needle:
     """`needles` codes at random depths among filler; twice as many questions in training, one in other splits."""
 
@@ -145,7 +182,7 @@ class Kind(Protocol):
         ...
 
 
-KINDS: dict[str, type[Kind]] = {"mapping": Mapping, "arithmetic": Arithmetic, "needle": Needle}
+KINDS: dict[str, type[Kind]] = {"mapping": Mapping, "arithmetic": Arithmetic, "tutor": Tutor, "needle": Needle}
 
 
 def make(name: str, out: Path, fields: Fields[str, Any] | None = None) -> Corpus:

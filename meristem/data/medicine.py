@@ -40,6 +40,7 @@ BOX = re.compile(r"<name>(\w+)</name>.*?<xmin>(\d+)</xmin>\s*<ymin>(\d+)</ymin>\
                  r"<ymax>(\d+)</ymax>", re.DOTALL)
 MEDQUAD, PUBMED, SMEARS, NUCLEI = ("medquad/medquad_us_agencies.jsonl.gz", "pubmedqa/ori_pqal.json.gz",
                                    "blood-cells/bccd_third.tar", "nuclei.tar.gz")
+CELL = "which cell?"
 SIDE = 64
 LARGEST = 64 << 20
 
@@ -133,7 +134,7 @@ def _smears(path: Path, split: str, folder: Path, seed: int) -> Iterator[Row]:
                 x, y = (left + right) / 2, (top + bottom) / 2
                 cut = picture.crop((round(x - half), round(y - half), round(x + half), round(y + half)))
                 (folder / f"{stem}-{number}.png").write_bytes(_square(cut.resize((SIDE, SIDE))))
-                yield {"image": f"{stem}-{number}.png", "input": "which cell?", "target": kind, "label": "cell"}
+                yield {"image": f"{stem}-{number}.png", "input": CELL, "target": kind, "label": "cell"}
 
 
 def report(count: Counter[str]) -> str:

@@ -33,3 +33,17 @@ def needle() -> Run:
         data=Data(codec=Part("char"), examples="answers"),
         train=Train(steps=500, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100,
                     guard=False))       # which takes the moment when copying begins for a blow-up
+
+
+def tutor() -> Run:
+    """A sum of three digits worked column by column: whoever is asked for hint n goes on where the hints before ended.
+
+    Command: `meristem pretrain tutor data.corpus=CORPUS --out runs/tutor` on the corpus `toy:tutor`. CPU time: not
+    measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="tutor",
+        model=Part("llama", {"dim": 64, "layers": 3, "heads": 4, "hidden": 128, "qk_norm": True}),
+        data=Data(codec=Part("char"), examples="answers"),
+        train=Train(steps=800, batch=32, context=96, optimizer="muon", lr=1e-2, warmup=20, validate_every=200,
+                    guard=False))

@@ -34,6 +34,19 @@ def llava() -> Run:
                     guard=False))
 
 
+def senses() -> Run:
+    """Words, pictures, sounds and series of numbers in one decoder: eight small tasks, told apart by their question.
+
+    Command: `meristem pretrain senses data.corpus=CORPUS --out runs/one` on the corpus `toy:senses`. CPU time: not
+    measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="senses", model=llava().model, objective=Part("joined", {}),
+        data=Data(codec=Part("action", {"vocab": 640}), examples="interleaved"),
+        train=Train(steps=1600, batch=64, context=40, optimizer="muon", lr=5e-3, warmup=50, compile=False,
+                    guard=False))
+
+
 def shown_words() -> Run:
     """The language model of recipe flamingo: it learns from text which new word means which colour.
 
