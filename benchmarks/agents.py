@@ -5,9 +5,10 @@
 DATA holds bfcl and tau-retail. `functions` and `shop` are scored with a script that makes the accepted calls, which
 proves the harness, and with `--model` (any chat model; each message a constrained call or a text). `functions`: calls
 compared as syntax trees (evals.tasks.bfcl). `shop`: a session is right if the database ends as the recorded agent left
-it; the user's turns are given at once, for nobody plays the user. `world` tunes a small Llama on conversations about a
-catalogue whose prices are drawn anew in each, then asks about items it never saw: with search and a calculator,
-without, closed-book, from retrieved passages, from the right one, and about what no passage says (A32, B7, D-8).
+it; the user's turns are given at once, for nobody plays the user. `world` (DATA holds p3-open, too) tunes the base of
+`benchmarks.copying` on conversations about a catalogue whose prices are drawn anew in each, then asks about items it
+never saw: with search and a calculator, without, closed-book, from retrieved passages, from the right one, and about
+what no passage says (A32, B7, D-8).
 """
 import argparse
 import gzip
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import record
+from benchmarks.copying import base_of, questions
 from benchmarks.retail import ACTING, Shop, recorded
 from meristem.core.config import edit
 from meristem.core.errors import RequestError
@@ -222,8 +224,9 @@ def called(name: str, **arguments: str) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
 
 
-def world(out: Path, seed: int, steps: int, count: int) -> dict[str, Any]:
+def world(data: Path, out: Path, seed: int, steps: int, count: int) -> dict[str, Any]:
     """Tune the small model, then ask it about items that it never saw."""
+    base = base_of(questions(data), out, 0, steps < 10)
     start = time.process_time()
     folder = out / "catalogue"
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,9 +236,9 @@ def world(out: Path, seed: int, steps: int, count: int) -> dict[str, Any]:
         rows = [json.dumps(conversation(rng, known)) + "\n" for _ in range(some)]
         (folder / f"{split}.jsonl").write_text("".join(rows))
     run = edit(recipes()["sft"](), {
-        "seed": seed, "data.corpus": str(folder), "data.codec.vocab": 640, "train.steps": steps, "train.batch": 16,
-        "train.context": 320, "train.optimizer": "muon", "train.lr": 1e-2, "train.validate_every": 0,
-        "train.compile": False, "model.context": 512})
+        "base": str(base), "seed": seed, "data.corpus": str(folder), "train.steps": steps, "train.batch": 8,
+        "train.context": 768, "train.optimizer": "muon", "train.lr": 1e-2, "train.validate_every": 0,
+        "train.compile": False, "train.guard": False})
     loaded = hf.load(pretrain(run, out / f"agent-{seed}"))
     assert loaded.codec is not None
     trained = (time.process_time() - start) / 60
@@ -245,7 +248,7 @@ def world(out: Path, seed: int, steps: int, count: int) -> dict[str, Any]:
     orders = [order(rng, unseen) for _ in range(count)]
     table: dict[str, Any] = {"cpu_minutes of tuning": trained}
     for name, constrained in (("tools", True), ("tools, calls unconstrained", False), ("no tools", True)):
-        policy = Caller(loaded.module, loaded.codec, loaded.chat, Sampling(length=72), constrained, shown=False)
+        policy = Caller(loaded.module, loaded.codec, loaded.chat, Sampling(length=160), constrained, shown=False)
         right, statuses = [], list[str]()
         for question, some in orders:
             before = [{"role": "system", "content": AT_ONCE}] if name == "no tools" else []
@@ -257,9 +260,9 @@ def world(out: Path, seed: int, steps: int, count: int) -> dict[str, Any]:
         table[name] = {**share(right), "calls": len(statuses), "malformed": bad}
         print(name, json.dumps(table[name]), flush=True)
     facts = [(item, f"What does the {item[0]} {item[1]} cost?") for item in unseen][:count]
-    write = writer_of(loaded.module, loaded.codec, loaded.chat, Sampling(length=24))
+    write = writer_of(loaded.module, loaded.codec, loaded.chat, Sampling(length=64))
     half = Store.of([fact(item, price(item)) for item in unseen[::2]])
-    closed = Caller(loaded.module, loaded.codec, loaded.chat, Sampling(length=24), shown=False)
+    closed = Caller(loaded.module, loaded.codec, loaded.chat, Sampling(length=64), shown=False)
     told = [(item, question, str(closed([{"role": "system", "content": AT_ONCE},
                                          {"role": "user", "content": question}], [])["content"]))
             for item, question in facts]
@@ -307,7 +310,7 @@ def main() -> None:
         made = lambda calls: caller                                                           # noqa: E731
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "functions": lambda: functions(a.data, made, limit), "shop": lambda: shop(a.data, made, limit),
-        "world": lambda: world(a.out, a.seed, 3 if a.tiny else a.steps, 6 if a.tiny else 100)}
+        "world": lambda: world(a.data, a.out, a.seed, 3 if a.tiny else a.steps, 6 if a.tiny else 100)}
     for part in [a.part] if a.part else parts:
         found = parts[part]()
         tail = f"-{a.seed}" if part == "world" else f"-{name}"

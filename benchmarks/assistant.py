@@ -2,17 +2,15 @@
 
     python -m benchmarks.assistant DATA --out FOLDER [--part instructions|recall] [--seed 0] [--tiny]
 
-DATA holds p3-open. A Llama of 1 M parameters reads its questions and answers as plain text: the base. `instructions`
-tunes it on instructions whose form is checked (`benchmarks.instructions`), then by DPO on its own answers to training
-instructions, of which the check calls one right and one wrong; base, tuned and preferred model are asked held-out
-instructions with words, and half of them with phrasings, that no training instruction has. The base is asked in the
-chat template and with four worked examples; the better counts. `recall` tunes the base on conversations in which the
-user tells three things, other requests between them, and asks for one told k turns before. Every model is a run folder
-that `meristem chat FOLDER` and `meristem serve FOLDER` open. Interrupted, the same command goes on.
+DATA holds p3-open. The base is that of `benchmarks.copying`: it copies, and has read p3-open as plain text.
+`instructions` tunes it on instructions whose form is checked (`benchmarks.instructions`), then by DPO on its own
+answers to training instructions, of which the check calls one right and one wrong; base, tuned and preferred model are
+asked held-out instructions with words, and half of them with phrasings, that no training instruction has. The base is
+asked in the chat template and with four worked examples; the better counts. `recall` tunes the base on conversations in
+which the user tells three things, other requests between them, and asks for one told k turns before. Every model is a
+run folder that `meristem chat FOLDER` and `meristem serve FOLDER` open. Interrupted, the same command goes on.
 """
 import argparse
-import gzip
-import json
 import re
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ import numpy as np
 
 from benchmarks.adaptation import write
 from benchmarks.common import record
+from benchmarks.copying import base_of, questions
 from benchmarks.instructions import KINDS, Asked, is_test, made
 from meristem.codecs.chat import usual
 from meristem.core.config import edit
@@ -37,6 +36,7 @@ from meristem.recipes import recipes
 from meristem.train.run import pretrain
 
 TURNS = (1, 2, 3, 4)
+LENGTH = 64                             # bytes of an answer, at most
 THINGS = ("dog's name", "favourite word", "secret word", "cat's name", "boat's name", "password")
 TOLD = ("My {thing} is {value}.", "Remember that my {thing} is {value}.", "By the way, my {thing} is {value}.",
         "You should know: my {thing} is {value}.")
@@ -44,28 +44,10 @@ WANTED = ("What is my {thing}?", "Tell me my {thing}.", "Do you know my {thing}?
 Messages = list[dict[str, str]]
 
 
-def questions(data: Path) -> list[str]:
-    """p3-open's questions with their answers."""
-    with gzip.open(data / "p3-open" / "p3_open.jsonl.gz", "rt", encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f]
-    return [f"{row['prompt'].strip()}\n{row['completion'].strip()}" for row in rows]
-
-
 def words_of(texts: Sequence[str], count: int) -> list[str]:
     """The most common words of four to eight small letters."""
     found = Counter(word for text in texts for word in re.findall(r"\b[a-z]{4,8}\b", text))
     return [word for word, _ in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:count]]
-
-
-def base_of(texts: Sequence[str], out: Path, tiny: bool) -> Path:
-    """The base model."""
-    rows = [{"text": text, "label": "text"} for text in texts[::40 if tiny else 3]]
-    folder = write(out / "texts", {"train": rows[200:] if not tiny else rows[20:], "validation": rows[:10],
-                                   "test": rows[10:20]})
-    return pretrain(edit(recipes()["sft"](), {
-        "name": "base", "data.corpus": str(folder), "data.examples": "", "data.codec.vocab": 320 if tiny else 2048,
-        "train.steps": 2 if tiny else 350, "train.batch": 2 if tiny else 16, "train.optimizer": "muon",
-        "train.lr": 1e-2, "model.context": 512, "train.validate_every": 0, "train.compile": False}), out / "base")
 
 
 def tuned(base: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path, recipe: str, seed: int,
@@ -82,7 +64,7 @@ def said(model: Path, conversations: Sequence[Messages], temperature: float = 0.
     loaded = hf.load(model)
     assert loaded.codec is not None
     reader = Reader(loaded.codec, loaded.chat or usual(loaded.codec))
-    sampling = Sampling(length=28, temperature=temperature, seed=seed)
+    sampling = Sampling(length=LENGTH, temperature=temperature, seed=seed)
     rows, out = [reader.prompt({"messages": messages}) for messages in conversations], list[str]()
     for start in range(0, len(rows), 100):
         done = complete(loaded.module, loaded.codec, rows[start:start + 100], sampling, also=reader.ends)
@@ -97,7 +79,7 @@ def continued(model: Path, asked: Sequence[Asked], shown: Sequence[Asked]) -> li
     before, reader = "".join(f"{a.asked}\n{a.answer}\n\n" for a in shown), Reader(loaded.codec)
     rows = [reader.prompt({"prompt": f"{before}{a.asked}\n"}) for a in asked]
     return [one.text for start in range(0, len(rows), 50) for one in
-            complete(loaded.module, loaded.codec, rows[start:start + 50], Sampling(length=28, stop=("\n\n",)))]
+            complete(loaded.module, loaded.codec, rows[start:start + 50], Sampling(length=LENGTH, stop=("\n\n",)))]
 
 
 def user(text: str) -> Messages:
@@ -119,7 +101,8 @@ def instructions(base: Path, words: Sequence[str], out: Path, seed: int, tiny: b
     held = 24 if tiny else 100
     sft = tuned(base, {"train": chats[held:], "validation": chats[:held // 2], "test": chats[held // 2:held]},
                 out / f"sft-{seed}", "sft", seed,
-                {"train.steps": 2 if tiny else 300, "train.optimizer": "muon", "train.lr": 1e-2, **more})
+                {"train.steps": 2 if tiny else 400, "train.batch": 32, "train.optimizer": "muon", "train.lr": 1e-2,
+                 **more})
     own = train[-(24 if tiny else 1200):]
     drawn = [said(sft, [user(a.asked) for a in own], 1.0, n) for n in (1, 2)]
     pairs = [{"prompt": user(a.asked), "chosen": x.strip(), "rejected": y.strip()} for a, *both in
@@ -129,7 +112,7 @@ def instructions(base: Path, words: Sequence[str], out: Path, seed: int, tiny: b
     if len(pairs) >= 50:
         models["preferred"] = tuned(sft, {"train": pairs[20:], "validation": pairs[:10], "test": pairs[10:20]},
                                     out / f"dpo-{seed}", "dpo", seed,
-                                    {"train.steps": 40, "train.lr": 3e-5, "train.context": 160})
+                                    {"train.steps": 40, "train.lr": 3e-5, "train.context": 320})
     asked = made("test", 48 if tiny else 600, 0, words)
     shown = [next(a for a in train if a.kind == kind) for kind in ("repeat", "json", "dashes", "ends")]
     texts = {"base, chat template": said(base, [user(a.asked) for a in asked]),
@@ -186,7 +169,7 @@ def recall(base: Path, words: Sequence[str], out: Path, seed: int, tiny: bool) -
     model = tuned(base, {"train": rows[held:], "validation": rows[:held // 2], "test": rows[held // 2:held]},
                   out / f"recall-{seed}", "sft", seed,
                   {"train.steps": 2 if tiny else 500, "train.optimizer": "muon", "train.lr": 1e-2,
-                   **({"train.batch": 2} if tiny else {"train.batch": 8})})
+                   "train.context": 640, "train.batch": 2 if tiny else 8})
     found: dict[str, Any] = {}
     for back in TURNS:
         rng = np.random.default_rng(seed_of(0, "recall", "test", back))
@@ -210,7 +193,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a few rows and steps, to see that it runs")
     given = parser.parse_args()
     texts = questions(given.data)
-    words, base = words_of(texts, 2000), base_of(texts, given.out, given.tiny)
+    words, base = words_of(texts, 2000), base_of(texts, given.out, 0, given.tiny)
     spent = time.process_time() / 60
     for name, part in (("instructions", instructions), ("recall", recall)):
         if given.part in (None, name):

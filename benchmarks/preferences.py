@@ -2,11 +2,11 @@
 
     python -m benchmarks.preferences harmless-base.test.jsonl.gz --out runs/preferences [--losses dpo ipo] [--tiny]
 
-The file is Anthropic's hh-rlhf (chosen and rejected conversations). A base model learns the assistant's words of the
-training split; from it a reward model and one model for each loss are trained on the same pairs. Each is asked the
-pairs of the test split: how often is the chosen answer's reward the larger (for DPO the reward is beta log p / p_0; for
-ORPO and SimPO log p per token), with Wilson's interval. Baselines: the longer answer, the shorter one, and the base
-model's own log p per token. The table is benchmarks/results/preferences.json.
+The file is Anthropic's hh-rlhf (chosen and rejected conversations), three pairs of ten held out. A base model learns
+the assistant's words of the training split; from it a reward model and one model for each loss are trained on the same
+pairs. Each is asked the pairs of the test split: how often is the chosen answer's reward the larger (for DPO the reward
+is beta log p / p_0; for ORPO and SimPO log p per token), with Wilson's interval. Baselines: the longer answer, the
+shorter one, and the base model's own log p per token. The table is benchmarks/results/preferences.json.
 """
 import argparse
 import gzip
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.adaptation import write
 from benchmarks.common import record
 from meristem.core.config import edit
 from meristem.corpus.dialogues import normal
@@ -31,11 +32,12 @@ from meristem.train.hooks import read_log
 from meristem.train.run import pretrain
 
 REFERENCED = ("dpo", "ipo")
+HELD, CHECKED = 0.3, 60                 # the share of pairs that is asked about; how many watch the training
 LONGEST = 1200                          # characters of a conversation with its answer: two fit a row
 
 
 def prepare(source: Path, out: Path) -> tuple[Path, Path, int]:
-    """Pairs, and the same conversations as texts, as files of rows; and how many pairs were left out."""
+    """Pairs by split, and the conversations of those to train on, as rows; and how many pairs were left out."""
     rows, left = [], 0
     with gzip.open(source, "rt", encoding="utf-8") as f:
         for line in f:
@@ -44,11 +46,11 @@ def prepare(source: Path, out: Path) -> tuple[Path, Path, int]:
                 left += 1
                 continue
             rows.append({key: row[key] for key in ("messages", "chosen", "rejected")})
-    pairs, chats = out / "pairs.jsonl", out / "chats.jsonl"
-    out.mkdir(parents=True, exist_ok=True)
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = labelled(pairs)
-    given = [d.fields for d in corpus.documents("train")]       # the base must not read the pairs it is judged on
+    order = np.random.default_rng(0).permutation(len(rows))
+    test = round(HELD * len(rows))
+    given = [rows[i] for i in order[test + CHECKED:]]          # the base must not read the pairs it is judged on
+    pairs, chats = write(out / "pairs", {"train": given, "validation": [rows[i] for i in order[test:test + CHECKED]],
+                                         "test": [rows[i] for i in order[:test]]}), out / "chats.jsonl"
     whole = [[*row["messages"], {"role": "assistant", "content": row["chosen"]}] for row in given]
     chats.write_text("".join(json.dumps({"messages": one}) + "\n" for one in whole))
     return pairs, chats, left
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("--losses", nargs="*", default=["dpo"])
     parser.add_argument("--steps", type=int, default=120, help="of the reward model and of each loss")
     parser.add_argument("--lr", type=float, default=1e-4, help="of each loss")
+    parser.add_argument("--beta", type=float, default=0.1, help="how much a loss keeps to the base")
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     given = parser.parse_args()
     start, tiny = time.process_time(), given.tiny
@@ -108,7 +111,8 @@ def main() -> None:
                                   ("chosen", "rejected")])).reshape(-1, 2)
     table["reward model"] = share(scores[:, 0] - scores[:, 1])
     for loss in given.losses:
-        run = pretrain(edit(recipes()["dpo"](), {**more, "objective.loss": loss, "train.lr": given.lr}),
+        run = pretrain(edit(recipes()["dpo"](), {**more, "objective.loss": loss, "objective.beta": given.beta,
+                                              "train.lr": given.lr}),
                        given.out / loss)
         mean = loss not in REFERENCED
         after = per_token(run, test, mean) - (0 if mean else first[False])

@@ -101,7 +101,7 @@ def learn(run: Run, folder: Path) -> dict[str, float]:
     log = read_log(folder / "log.jsonl")
     few = max(1, len(log) // 10)
     ends = {f"{key}_{name}": float(np.mean([line[key] for line in part]))
-            for key in ("loss", "reward", "tokens_each", "flat") if key in log[0]
+            for key in ("loss", "reward", "drift", "clipped", "tokens_each", "flat") if key in log[0]
             for name, part in (("first", log[:few]), ("last", log[-few:]))}
     return {"cpu_minutes": (time.process_time() - start) / 60, "first_ratio": log[0].get("ratio", 1.0), **ends}
 

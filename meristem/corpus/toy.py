@@ -9,6 +9,7 @@
 | arithmetic | lines `37+48=85`; the three splits have different problems | calculation |
 | tutor | lines `237+148 hint 1:7+8=15`, a column each from the ones up, then `237+148=385` | hints, step by step |
 | needle | filler with lines `code K482.` in it, then questions for the codes | retrieval at any length |
+| copies | random words and figures once more, or the one that stood behind a name | copying, before instructions |
 
 `toy:scenes` makes pictures: data/scenes.py.
 
@@ -37,6 +38,7 @@ from meristem.corpus.store import Corpus
 PREFIX = "toy:"
 SUBJECTS = ("a boat", "the river", "a grey bird", "the old road", "some rain", "the mill", "a letter", "the garden")
 VERBS = ("passes", "rests near", "turns to", "waits for", "leads past", "belongs to", "looks at", "leaves")
+SIGNS = ("=", ": ", " is ", " -> ", "? ")                      # between a name and what belongs to it
 KEYS = 8                                # letters that needles are named by, or more for more needles
 Pair = tuple[str, str]
 
@@ -164,6 +166,56 @@ class Needle:
         return [("".join(text) + asked[0][0], asked[0][1]), *asked[1:]]
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Random words written once more, line for line, or those that stand behind names, asked for by the name.
+
+    A question has its own sign behind the name, so that a name is found whatever follows it.
+    """
+
+    documents: int = 40_000
+    seed: int = 0
+    length: int = 96                    # characters of a document, at most
+
+    def __post_init__(self) -> None:
+        if self.length < 96:
+            raise RequestError(f"toy:copies needs a length of at least 96, not {self.length}")
+
+    def pairs(self, rng: np.random.Generator, split: str) -> list[Pair]:
+        """Questions and what is to be copied: as many as fit in training, one in other splits."""
+        told, asked = (SIGNS[i] for i in rng.integers(0, len(SIGNS), 2))
+        found, text, room = list[Pair](), "", self.length
+        drawn: dict[str, str] = {}
+        if rng.random() < 0.6:
+            most = rng.integers(2, max(4, self.length // 32) + 1)
+            while len(drawn) < most and len(text) < self.length // 2:
+                name, value = _letters(rng), _word(rng)
+                if name not in drawn:
+                    drawn[name], text = value, f"{text}{name}{told}{value}\n"
+        names = list(drawn)
+        while True:
+            if names:
+                name = names[rng.integers(len(names))]
+                question, answer = f"{name}{asked}", drawn[name]
+            else:
+                answer = " ".join(_word(rng) for _ in range(rng.integers(1, 5)))
+                question = f"{answer}{asked}"
+            if (room := room - len(f"{text}{question}{answer}\n")) < 0:
+                return found if split == "train" else found[:1]
+            found.append((text + question, answer))
+            text = ""
+
+
+def _letters(rng: np.random.Generator) -> str:
+    """Two to eight random small letters."""
+    return "".join(ascii_lowercase[i] for i in rng.integers(0, 26, rng.integers(2, 9)))
+
+
+def _word(rng: np.random.Generator) -> str:
+    """Random letters, or one to four digits."""
+    return _letters(rng) if rng.random() < 0.6 else str(rng.integers(0, 10**rng.integers(1, 5)))
+
+
 class Kind(Protocol):
     """What a kind of toy text is: fields, and the pairs of one document."""
 
@@ -182,7 +234,8 @@ class Kind(Protocol):
         ...
 
 
-KINDS: dict[str, type[Kind]] = {"mapping": Mapping, "arithmetic": Arithmetic, "tutor": Tutor, "needle": Needle}
+KINDS: dict[str, type[Kind]] = {"mapping": Mapping, "arithmetic": Arithmetic, "tutor": Tutor, "needle": Needle,
+                                "copies": Copies}
 
 
 def make(name: str, out: Path, fields: Fields[str, Any] | None = None) -> Corpus:

@@ -86,9 +86,7 @@ class Grammar:
             return logits
         kept, likeliest = torch.full_like(logits, BANNED), logits.topk(min(TRIED, len(logits))).indices.tolist()
         for token in likeliest:
-            if token in self.ends and logits[token] > BANNED:
-                kept[token] = logits[token]
-            elif logits[token] > BANNED and self._closes(token):
+            if logits[token] > BANNED and (token in self.ends or self._closes(token)):
                 kept[token] = logits[token]
         if bool(kept.max() == BANNED):
             kept[self.way[0] if self.way else self.ends[0]] = 0.0

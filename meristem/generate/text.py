@@ -97,8 +97,8 @@ def complete(module: nn.Module, codec: Codec, prompts: Sequence[np.ndarray], sam
 
     A row ends at the codec's end token or at one of `also`. The pieces of a row join to its text. An encoder-decoder
     reads `source`, which may also be what a model is shown. With `sampling.whole` a text that had to be closed is
-    whole, and its reason is "length": its words are not all that the model had to say. RequestError as `autoregressive.generate`, and for a bad
-    grammar.
+    whole, and its reason is "length": its words are not all that the model had to say. RequestError as
+    `autoregressive.generate`, and for a bad grammar.
     """
     sampling = sampling or Sampling()
     config: Any = module.config

@@ -35,6 +35,21 @@ def needle() -> Run:
                     guard=False))       # which takes the moment when copying begins for a blow-up
 
 
+def copies() -> Run:
+    """Words and figures are copied byte by byte, in any place: what a base must know before it is tuned to answer.
+
+    Command: `meristem pretrain copies data.corpus=CORPUS --out runs/copies` on the corpus `toy:copies`. CPU time: not
+    measured yet. Expected: no score was measured yet.
+    """
+    return Run(
+        name="copies",
+        model=Part("llama", {"dim": 128, "layers": 4, "heads": 4, "groups": 2, "hidden": 320, "tied": True,
+                             "qk_norm": True, "context": 1024}),
+        data=Data(codec=Part("bpe", {"vocab": 259, "special": ["<|im_start|>", "<|im_end|>"]}), examples="answers"),
+        train=Train(steps=800, batch=32, context=128, optimizer="muon", lr=1e-2, warmup=20, validate_every=100,
+                    guard=False))
+
+
 def tutor() -> Run:
     """A sum of three digits worked column by column: whoever is asked for hint n goes on where the hints before ended.
 

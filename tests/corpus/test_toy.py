@@ -60,6 +60,25 @@ def test_a_needle_is_in_the_text_once_and_anywhere(tmp_path, length):
     assert min(depths) < 0.1 and max(depths) > 0.45 and len({round(d, 1) for d in depths}) > 4
 
 
+@pytest.mark.parametrize("length", [96, 300])
+def test_copies_stand_above_behind_their_name_or_in_their_line(tmp_path, length):
+    corpus, named = toy.make("copies", tmp_path / "c", {**FEW, "length": length}), 0
+    cue = re.compile("(.+?)(" + "|".join(map(re.escape, toy.SIGNS)) + ")(.*)")
+    for split in SPLITS:
+        for document in corpus.documents(split):
+            lines(document)
+            asked = [*document.fields["shots"], [document.fields["input"], document.fields["target"]]]
+            assert len(document.text) <= length and (len(asked) == 1 or split == "train")
+            *table, _ = asked[0][0].split("\n")
+            told = {name: value for name, _, value in (cue.fullmatch(line).groups() for line in table)}
+            assert len(told) == len(table)
+            named += bool(told)
+            for question, answer in asked:
+                name, _, rest = cue.fullmatch(question.split("\n")[-1]).groups()
+                assert not rest and answer == (told[name] if told else name)
+    assert 20 < named < 65
+
+
 def test_a_corpus_is_a_function_of_its_fields_and_made_once(tmp_path):
     first = toy.make("mapping", tmp_path / "a", FEW)
     stamp = (first.folder / "corpus.json").stat().st_mtime_ns
