@@ -236,8 +236,8 @@ def world(data: Path, out: Path, seed: int, steps: int, count: int) -> dict[str,
         rows = [json.dumps(conversation(rng, known)) + "\n" for _ in range(some)]
         (folder / f"{split}.jsonl").write_text("".join(rows))
     run = edit(recipes()["sft"](), {
-        "base": str(base), "seed": seed, "data.corpus": str(folder), "train.steps": steps, "train.batch": 8,
-        "train.context": 768, "train.optimizer": "muon", "train.lr": 1e-2, "train.validate_every": 0,
+        "base": str(base), "seed": seed, "data.corpus": str(folder), "train.steps": steps, "train.batch": 12,
+        "train.context": 576, "train.optimizer": "muon", "train.lr": 1e-2, "train.validate_every": 0,
         "train.compile": False, "train.guard": False})
     loaded = hf.load(pretrain(run, out / f"agent-{seed}"))
     assert loaded.codec is not None
@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("functions", "shop", "world"))
     parser.add_argument("--model", type=Path, help="a chat model's run; without it the accepted calls are made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--limit", type=int, default=10_000, help="rows of a part of BFCL, dialogues, at most")
     parser.add_argument("--tiny", action="store_true", help="a few rows and steps, to see that it runs")
     a = parser.parse_args()

@@ -101,7 +101,7 @@ def instructions(base: Path, words: Sequence[str], out: Path, seed: int, tiny: b
     held = 24 if tiny else 100
     sft = tuned(base, {"train": chats[held:], "validation": chats[:held // 2], "test": chats[held // 2:held]},
                 out / f"sft-{seed}", "sft", seed,
-                {"train.steps": 2 if tiny else 400, "train.batch": 32, "train.optimizer": "muon", "train.lr": 1e-2,
+                {"train.steps": 2 if tiny else 500, "train.batch": 16, "train.optimizer": "muon", "train.lr": 1e-2,
                  **more})
     own = train[-(24 if tiny else 1200):]
     drawn = [said(sft, [user(a.asked) for a in own], 1.0, n) for n in (1, 2)]
@@ -169,7 +169,7 @@ def recall(base: Path, words: Sequence[str], out: Path, seed: int, tiny: bool) -
     model = tuned(base, {"train": rows[held:], "validation": rows[:held // 2], "test": rows[held // 2:held]},
                   out / f"recall-{seed}", "sft", seed,
                   {"train.steps": 2 if tiny else 500, "train.optimizer": "muon", "train.lr": 1e-2,
-                   "train.context": 640, "train.batch": 2 if tiny else 8})
+                   "train.context": 448, "train.batch": 2 if tiny else 16})
     found: dict[str, Any] = {}
     for back in TURNS:
         rng = np.random.default_rng(seed_of(0, "recall", "test", back))
