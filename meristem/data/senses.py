@@ -63,8 +63,8 @@ class Senses:
         rng, task = np.random.default_rng(seed_of("senses", self.seed, split, number)), TASKS[number % len(TASKS)]
         if task in ("sort", "reverse"):
             letters = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:5]]
-            said = sorted(letters) if task == "sort" else letters[::-1]
-            return None, {"input": f"{task} {' '.join(letters)}", "target": " ".join(said), "label": task}
+            order = sorted(letters) if task == "sort" else letters[::-1]
+            return None, {"input": f"{task} {' '.join(letters)}", "target": " ".join(order), "label": task}
         if task in ("shape", "count"):
             things = self.things(rng, int(rng.integers(len(COUNTS))) + 1 if task == "count" else 1)
             said = things[0].shape if task == "shape" else COUNTS[len(things) - 1]
