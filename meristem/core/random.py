@@ -41,10 +41,10 @@ def _walk(network: Callable[..., np.ndarray], start: np.ndarray, n: int, key: in
     return out.astype(np.int64)
 
 
-def uniform(keys: np.ndarray, place: int) -> np.ndarray:
-    """One number in [0, 1) for each of `keys` (uint64 [N]) at a place in their streams, float64 [N]."""
+def uniform(keys: np.ndarray, place: int | np.ndarray) -> np.ndarray:
+    """One number in [0, 1) for each of `keys` (uint64 [N]) at a place of their streams, or each at its own; float64."""
     with np.errstate(over="ignore"):
-        mixed = _mix(keys + np.uint64(place + 1) * np.uint64(0x9E3779B97F4A7C15))
+        mixed = _mix(keys + np.asarray(place + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (mixed >> np.uint64(11)) * 2.0**-53
 
 

@@ -24,6 +24,7 @@ from meristem.nn.mlp import GatedMLP
 from meristem.nn.norm import RMSNorm
 from meristem.nn.paged import PAGE, Paged
 from meristem.nn.quantise import QuantisedLinear
+from meristem.nn.updates import Rows
 
 DTYPES = (torch.float32, torch.bfloat16)
 GROWN = 1024                            # positions by which the angles of pages grow
@@ -50,6 +51,7 @@ class Step:
         self.kept: list[object] = []                           # what the pointers point into
         self.angles: Tensor | None = None                      # [2, slots, F]
         self.packed = True                                     # many tokens at once pay, too
+        self.rows: Rows | None = None                          # whose updates (`nn.updates`) each row has
         self.layers = (kernel.Layer * len(blocks))()
         for layer, block in zip(self.layers, blocks, strict=True):
             self._fill(layer, block)
@@ -108,6 +110,9 @@ class Step:
             angles, places = self.angles, positions
         self.network.slots = slots
         self.network.table, self.network.width = (None, 0) if table is None else (table.data_ptr(), table.shape[1])
+        whose = self.rows
+        assert whose is None or len(whose.kept) == batch
+        self.network.updates, self.network.rank = (ctypes.addressof(whose.table), whose.rank) if whose else (None, 0)
         for layer, kept in zip(self.layers, cache, strict=True):
             layer.keys, layer.values = kept.k.data_ptr(), kept.v.data_ptr()
         out = torch.empty(x.shape).copy_(x)

@@ -7,16 +7,17 @@
     bank.drop("support")
 
 Chen et al. 2023 (Punica), https://arxiv.org/abs/2310.18547; Sheng et al. 2023 (S-LoRA),
-https://arxiv.org/abs/2311.03285: the base's product is one for all rows, the low-rank ones are grouped by adapter.
-An adapter's numbers stay where its file is mapped; the least recently used leaves when the places are full. Folders are
-PEFT's (`adapt.files`), LoRA or rsLoRA: DoRA and other methods change the base's product, so they are served alone
-(`meristem serve ADAPTER`).
+https://arxiv.org/abs/2311.03285: the base's product is one for all rows, the low-rank ones are each row's own. With the
+native kernel both are in one call of all blocks (`nn.updates`); torch's products are grouped by adapter. An adapter's
+file is mapped, and laid out for the kernel when a batch first needs it; the least recently used leaves when the places
+are full. Folders are PEFT's (`adapt.files`), LoRA or rsLoRA: DoRA and other methods change the base's product, so they
+are served alone (`meristem serve ADAPTER`).
 """
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from torch.nn import functional as F
 
 from meristem.adapt import base, files, lora
 from meristem.core.errors import RequestError, nearest
-from meristem.nn import kernel
 from meristem.nn.decode import Fusible
-from meristem.nn.paged import FEW, ROWS
+from meristem.nn.paged import ROWS
+from meristem.nn.updates import PARTS, Rows, Updates
 
 MOST = 10_000                           # adapters that one folder may hold
 EVERY = 1.0                             # seconds after which an unknown name is looked for again
@@ -41,15 +42,49 @@ class Adapter:
     name: str
     updates: dict[str, lora.Update]
     users: int = 0
+    native: Updates | None = None       # the same for the kernel, in one type
+
+    def laid(self, slots: Sequence[str], dtype: torch.dtype) -> Updates:
+        """The updates of these layers as the kernel reads them."""
+        if self.native is None or self.native.kept.dtype != dtype:
+            some = [self.updates.get(name) for name in slots]
+            self.native = Updates([(u.a, u.b, u.scale) if u else None for u in some], dtype)
+        return self.native
 
 
-@dataclass
 class Batch:
-    """Whose rows the current forward's are: each adapter with the rows that it is for; None: every row."""
+    """Whose rows the current forward's are; `native`: the kernel may be used, though its sums have another order."""
 
-    groups: list[tuple[Adapter, Tensor | None]] = field(default_factory=list)
-    rows: list[Adapter | None] = field(default_factory=list)
-    native: bool = True                 # the native kernel may be used: its sums have another order
+    def __init__(self, slots: Sequence[str], native: bool):
+        self.slots, self.native = slots, native
+        self.rows: Sequence[Adapter | None] = ()
+        self.whole: Adapter | None = None                      # every row's, however many there are
+        self.groups: list[tuple[Adapter, Tensor | None]] | None = None
+        self.laid: Rows | None = None
+
+    def set(self, rows: Sequence[Adapter | None], whole: Adapter | None = None) -> None:
+        """From now on row i is rows[i]'s (None: the base's), or every row is one adapter's."""
+        self.rows, self.whole, self.groups, self.laid = rows, whole, None, None
+
+    def grouped(self) -> list[tuple[Adapter, Tensor | None]]:
+        """Each adapter with the rows that it is for; None: every row."""
+        if self.groups is None:
+            which = dict[int, list[int]]()
+            for i, adapter in enumerate(self.rows):
+                if adapter is not None:
+                    which.setdefault(id(adapter), []).append(i)
+            self.groups = [(self.whole, None)] if self.whole else []
+            for some in which.values():
+                adapter = self.rows[some[0]]
+                assert adapter is not None
+                self.groups.append((adapter, None if len(some) == len(self.rows) else torch.tensor(some)))
+        return self.groups
+
+    def of(self, dtype: torch.dtype) -> Rows:
+        """The rows for the kernel."""
+        if self.laid is None:
+            self.laid = Rows([a.laid(self.slots, dtype) if a else None for a in self.rows])
+        return self.laid
 
 
 class Grouped(base.Layer):
@@ -57,14 +92,15 @@ class Grouped(base.Layer):
 
     def __init__(self, layer: nn.Module, name: str, batch: Batch):
         super().__init__(layer)
-        self.name, self.batch = name, batch
+        self.name, self.batch, self.slot = name, batch, batch.slots.index(name)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, in_features] -> [B, T, out_features]."""
         y: Tensor = self.base(x)
-        if self.batch.native and (found := self._native(x, y)) is not None:
+        batch = self.batch
+        if batch.native and batch.rows and (found := batch.of(x.dtype).add(x, y, self.slot)) is not None:
             return found
-        for adapter, rows in self.batch.groups:
+        for adapter, rows in batch.grouped():
             update = adapter.updates.get(self.name)
             if update is None:
                 continue
@@ -73,16 +109,6 @@ class Grouped(base.Layer):
             else:
                 y[rows] = y[rows] + _low_rank(x[rows], update)
         return y
-
-
-    def _native(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Every row by the native kernel; None without one, or where torch's products of many rows are faster."""
-        if not self.batch.rows or x.shape[1] > FEW:
-            return None
-        each, some = x.shape[1], [a.updates.get(self.name) if a else None for a in self.batch.rows]
-        updates = [(u.a, u.b, u.scale) if u else None for u in some for _ in range(each)]
-        found = kernel.low_rank(x.flatten(0, 1), y.flatten(0, 1), updates)
-        return None if found is None else found.view(y.shape)
 
 
 def _low_rank(x: Tensor, update: lora.Update) -> Tensor:
@@ -102,7 +128,7 @@ class Bank:
                  native: bool = True):
         self.module, self.family, self.base_hash, self.folder, self.places = module, family, base_hash, folder, places
         self.names = base.Names(module, family)
-        self.batch = Batch(native=native)
+        self.batch = Batch(self._slots(), native)
         self.kept: OrderedDict[str, Adapter] = OrderedDict()   # the least recently used first
         self.known: dict[str, Path] = {}
         self.loads = self.evictions = 0
@@ -146,6 +172,10 @@ class Bank:
         adapter.users += 1
         return adapter
 
+    def wraps(self, layer: str) -> bool:
+        """Whether an adapter that was read updates this layer."""
+        return isinstance(vars(self.module)["_modules"].get(layer), Grouped)
+
     def drop(self, name: str) -> None:
         """One text less uses it."""
         self.kept[name].users -= 1
@@ -153,19 +183,10 @@ class Bank:
     @contextmanager
     def using(self, rows: Sequence[Adapter | None]) -> Iterator[None]:
         """Inside, row i of a batch is computed with rows[i] (None: the base)."""
-        where: dict[int, list[int]] = {}
-        for i, adapter in enumerate(rows):
-            if adapter is not None:
-                where.setdefault(id(adapter), []).append(i)
-        if not where:
+        if not any(rows):
             yield
             return
-        groups: list[tuple[Adapter, Tensor | None]] = []
-        for which in where.values():
-            adapter = rows[which[0]]
-            assert adapter is not None
-            groups.append((adapter, None if len(which) == len(rows) else torch.tensor(which)))
-        with self._as(Batch(groups, list(rows))):
+        with self._as(list(rows)):
             yield
 
     def call(self, name: str, work: Callable[[Any], Any]) -> Any:
@@ -174,24 +195,32 @@ class Bank:
         if adapter is None:
             raise RequestError("all places for adapters are in use; ask again")
         try:
-            with self._as(Batch([(adapter, None)])):
+            with self._as([], adapter):
                 return work(self.module)
         finally:
             self.drop(name)
 
     @contextmanager
-    def _as(self, batch: Batch) -> Iterator[None]:
+    def _as(self, rows: Sequence[Adapter | None], whole: Adapter | None = None) -> Iterator[None]:
         module: Any = self.module
         fused = module.native if isinstance(module, Fusible) else None
-        if fused is not None:
-            module.native = None                               # one call of all blocks knows no adapters
-        self.batch.groups, self.batch.rows = batch.groups, batch.rows
+        self.batch.set(rows, whole)
+        if fused is not None and rows and self.batch.native:
+            fused.rows = self.batch.of(fused.dtype)
+        elif fused is not None:
+            module.native = None                               # it knows adapters by rows, in its own sums
         try:
             yield
         finally:
-            self.batch.groups, self.batch.rows = [], []
+            self.batch.set(())
             if fused is not None:
-                module.native = fused
+                fused.rows, module.native = None, fused
+
+    def _slots(self) -> list[str]:
+        """Every linear layer, those of a `Fusible`'s blocks first and in the kernel's order."""
+        blocks = len(self.module.blocks) if isinstance(self.module, Fusible) else 0
+        first = [f"blocks.{i}.{part}" for i in range(blocks) for part in PARTS]
+        return [*first, *(name for name in self.names.linears if name not in set(first))]
 
     def _read(self, name: str) -> Adapter:
         if not self.knows(name):

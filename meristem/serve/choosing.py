@@ -44,7 +44,7 @@ def chosen(rows: Sequence[Row], logits: Tensor) -> list[Token | None | MeristemE
         if way.temperature == 0:
             new = allowed[places].argmax(-1) if steered else best[places]
         else:
-            at = np.array([uniform(rows[i].key, rows[i].written)[0] for i in which])
+            at = uniform(np.concatenate([rows[i].key for i in which]), np.array([rows[i].written for i in which]))
             new = pick(allowed if len(which) == len(allowed) else allowed[places], at, way)
         values = (logits[places, new] - total[places]).tolist()
         for i, token, value in zip(which, new.tolist(), values, strict=True):

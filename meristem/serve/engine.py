@@ -12,8 +12,8 @@ and stop texts are those of `generate`, so a request gives the tokens that `gene
 else is in the batch: tests/serve/test_engine.py.
 
 With the native kernel both happen in one pass (`serve.packing`): the tokens of all texts stand one after another, each
-with the pages of its own text, so a step reads the weights once and pads nothing. `exact`, `ahead` and prompts that are
-read with an adapter go by `_write` and `_read`, which keep the trainer's shapes.
+with the pages of its own text and its own adapter, so a step reads the weights once and pads nothing. `exact` and
+`ahead` go by `_write` and `_read`, which keep the trainer's shapes.
 
 `ahead` > 0 checks several guesses in one pass (`serve.guessing`): they change the speed, never the text.
 """
@@ -40,7 +40,7 @@ from meristem.serve.choosing import chosen
 from meristem.serve.fair import Fair, Full
 from meristem.serve.guessing import Draft, Guesser, Lookup
 from meristem.serve.jobs import Ask, Call, Done, Failed, Job, Piece, Row, Token, check
-from meristem.serve.packing import Found, logits_of, packable, packed
+from meristem.serve.packing import Found, logits_of, packable, packed, padded
 from meristem.serve.pages import Pages, digest
 from meristem.serve.settings import PATIENCE, Busy, Counts, Late, Settings
 
@@ -153,14 +153,13 @@ class Engine:
         if self.packing:
             begun = [row for row in begun if row in self.rows and self._room(row, len(row.tokens))]
             pieces = self._pieces()
-            reading = [piece for piece in pieces if piece[0].ask.adapter]
             spans = [(row, len(row.tokens)) for row in begun if row in self.rows]
-            found.append(self._guarded(self._together, spans + [piece for piece in pieces if piece not in reading]))
+            found.append(self._guarded(self._together, spans + pieces))
         else:
             found.append(self._guarded(self._write, begun))
-            reading = self._pieces()
-        for some in groups([stop - row.read for row, stop in reading]) if reading else []:
-            found.append(self._guarded(self._read, [reading[i] for i in some]))
+            pieces = self._pieces()
+            for some in groups([stop - row.read for row, stop in pieces]) if pieces else []:
+                found.append(self._guarded(self._read, [pieces[i] for i in some]))
         for one in found:
             if one is not None:
                 self._choose(one)
@@ -273,7 +272,7 @@ class Engine:
                 row.ask.cached = max(row.ask.cached, min(row.read, row.prompt))
                 self.counts.found += row.read
             stop = min(len(row.tokens), row.read + left)
-            if row.ask.adapter or not self.packing:
+            if not self.packing:
                 stop = min(stop, (row.read // CHUNK + 1) * CHUNK)
             if self._room(row, stop):
                 out.append((row, stop))
@@ -318,7 +317,8 @@ class Engine:
         through = [i for i, (row, stop) in enumerate(spans) if stop == len(row.tokens)]
         if not through:
             return None
-        return Found([spans[i][0] for i in through], self._head(features[pack.last[through]]), [1] * len(through))
+        rows = [spans[i][0] for i in through]
+        return Found(rows, self._head(features[pack.last[through]], rows), [1] * len(through))
 
     def _has_read(self, row: Row, stop: int) -> None:
         if row.reading:
@@ -338,7 +338,8 @@ class Engine:
         if not through:
             return None
         last = torch.stack([features[i, spans[i][2] - spans[i][1] - 1] for i in through])
-        return Found([spans[i][0] for i in through], self._head(last), [1] * len(through))
+        rows = [spans[i][0] for i in through]
+        return Found(rows, self._head(last, rows), [1] * len(through))
 
     def _write(self, rows: Sequence[Row]) -> Found | None:
         """One pass over the last token of each row and what is guessed to follow it; the logits of all these."""
@@ -366,43 +367,28 @@ class Engine:
             row.guess = guess
             row.read += 1
             self._name(row)
-        return Found([row for row, _ in spans], self._head(flat), lengths)
+        whose = [row for (row, _), count in zip(spans, lengths, strict=True) for _ in range(count)]
+        return Found([row for row, _ in spans], self._head(flat, whose), lengths)
 
     def _features(self, spans: Sequence[tuple[Row, int, int]], guesses: Sequence[Sequence[int]] = ()) -> Tensor:
-        """Features [B', T, D] of places start to stop of each row; B' >= B, and what is short repeats its last place.
-
-        For the trainer's bits rows are repeated until ROWS places are computed together (`nn.paged`).
-        """
-        longest = max(stop - start for _, start, stop in spans)
-        count = max(len(spans), -(-self.least // longest))
-        places = np.empty((count, longest), dtype=np.int64)
-        tokens = np.empty_like(places)
-        for i in range(count):
-            which = min(i, len(spans) - 1)
-            row, start, stop = spans[which]
-            ids = [*row.tokens[start:stop], *(guesses[which] if guesses else ())]
-            places[i] = np.minimum(np.arange(start, start + longest), stop - 1)
-            tokens[i] = np.asarray(ids)[places[i] - start]
-        width = max(len(row.pages) for row, _, _ in spans)
-        table = np.zeros((count, width), dtype=np.int64)
-        for i in range(count):
-            pages = spans[min(i, len(spans) - 1)][0].pages
-            table[i, :len(pages)] = pages
-        slots = [spans[min(i, len(spans) - 1)][0].adapter for i in range(count)]
-        given = [torch.from_numpy(one) for one in (tokens, places, table)]
+        """Features [B', T, D] of places start to stop of each row; `padded` says why B' >= B."""
+        tokens, places, table = padded(spans, guesses, self.least)
+        slots = [spans[min(i, len(spans) - 1)][0].adapter for i in range(len(tokens))]
         if self.settings.ahead and not guesses:
-            self.guesser.read(*given)
+            self.guesser.read(tokens, places, table)
         with self.bank.using(slots) if self.bank else nullcontext():
-            found: Tensor = self.module.features(given[0], positions=given[1],         # type: ignore[operator]
-                                                 cache=self.store.view(given[2]))
+            found: Tensor = self.module.features(tokens, positions=places,             # type: ignore[operator]
+                                                 cache=self.store.view(table))
         return found
 
-    def _head(self, features: Tensor) -> Tensor:
-        """fp32 logits [N, V] of features [N, D]."""
-        count = len(features)
+    def _head(self, features: Tensor, rows: Sequence[Row]) -> Tensor:
+        """fp32 logits [N, V] of features [N, D] of these rows, some of which may have a head of their adapter's."""
+        count, slots = len(features), [row.adapter for row in rows]
         if count < self.least:
             features = torch.cat([features, features[-1:].expand(self.least - count, -1)])
-        return logits_of(self.module, features)[:count]
+            slots += slots[-1:] * (self.least - count)
+        with self.bank.using(slots) if self.bank and self.bank.wraps("head") else nullcontext():
+            return logits_of(self.module, features)[:count]
 
     def _name(self, row: Row) -> None:
         """Make the full pages of a row known."""

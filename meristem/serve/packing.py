@@ -1,4 +1,4 @@
-"""Tokens of many texts side by side, for one pass without padding: prompts and last tokens alike.
+"""Tokens of many texts side by side, for one pass without padding: prompts and last tokens alike; or a row a text.
 
     pack = packed([(ids, start, pages), ...])                  # ids stand at places start, start + 1, ... of their text
     features = module.features(pack.tokens, positions=pack.places, cache=store.view(pack.table))[:, 0]
@@ -59,6 +59,27 @@ def packed(spans: Sequence[tuple[Sequence[int], int, Sequence[int]]]) -> Pack:
         table[i, :len(pages)] = pages
     return Pack(torch.from_numpy(tokens)[:, None], torch.from_numpy(places)[:, None], torch.from_numpy(table[whose]),
                 whose, np.cumsum(counts) - 1)
+
+
+def padded(spans: Sequence[tuple[Row, int, int]], guesses: Sequence[Sequence[int]],
+           least: int) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B W"]]:
+    """Tokens, places and pages of texts from start to stop, with what is guessed to follow; a row is a text.
+
+    What is short repeats its last place. For the trainer's bits rows are repeated, too, until `least` places are
+    computed together (`nn.paged`).
+    """
+    longest = max(stop - start for _, start, stop in spans)
+    count = max(len(spans), -(-least // longest))
+    places = np.empty((count, longest), dtype=np.int64)
+    tokens, table = np.empty_like(places), np.zeros((count, max(len(row.pages) for row, _, _ in spans)), dtype=np.int64)
+    for i in range(count):
+        which = min(i, len(spans) - 1)
+        row, start, stop = spans[which]
+        ids = [*row.tokens[start:stop], *(guesses[which] if guesses else ())]
+        places[i] = np.minimum(np.arange(start, start + longest), stop - 1)
+        tokens[i] = np.asarray(ids)[places[i] - start]
+        table[i, :len(row.pages)] = row.pages
+    return torch.from_numpy(tokens), torch.from_numpy(places), torch.from_numpy(table)
 
 
 def logits_of(module: nn.Module, features: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:

@@ -11,6 +11,7 @@ import pytest
 from meristem.api import Model
 from meristem.generate.sampling import Sampling
 from meristem.serve.server import Server
+from meristem.serve.settings import Busy
 
 HELLO: list[Any] = [{"role": "user", "content": "the quick brown"}]
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {
@@ -155,3 +156,37 @@ def test_errors_are_openais_and_long_prompts_are_never_cut(client: openai.OpenAI
         client.completions.create(model="tiny", prompt="x", temperature=3)
     with pytest.raises(openai.BadRequestError, match="cannot do that"):
         client.images.generate(model="tiny", prompt="x")
+
+
+def test_every_answer_says_where_it_comes_from_and_a_stream_ends_as_clients_expect(url: str, server: Server) -> None:
+    want = {"x-meristem-run": "tiny", "x-meristem-corpus": "c0ffee",
+            "x-meristem-checkpoint": server.texts["tiny"].identity.checkpoint}
+    short = {"prompt": "the", "max_tokens": 2}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/completions", short), ("/v1/completions", {**short, "stream": True}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2, "stream": True}),
+        ("/v1/responses", {"input": "the", "max_output_tokens": 2}), ("/v1/embeddings", {"input": "the"}),
+        ("/score", {"input": "the fox"})]
+    for path, body in asked:
+        answer = httpx2.post(f"{url}{path}", json=body)
+        assert answer.status_code == 200 and want.items() <= dict(answer.headers).items(), path
+        if body.get("stream"):
+            assert answer.headers["cache-control"] == "no-cache" and answer.text.endswith("data: [DONE]\n\n")
+            assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+def test_a_client_comes_back_when_a_full_queue_says_so(url: str, server: Server,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, slept = server.texts["tiny"].engine, list[float]()
+    submit, busy = engine.submit, [Busy(7.0), Busy(7.0)]
+
+    def full(job: Any) -> None:
+        if busy:
+            raise busy.pop()
+        submit(job)
+    monkeypatch.setattr(engine, "submit", full)
+    monkeypatch.setattr("time.sleep", slept.append)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=2) as client:
+        assert client.completions.create(model="tiny", prompt="x", max_tokens=1).usage.completion_tokens <= 1
+    assert slept == [7.0, 7.0] and not busy

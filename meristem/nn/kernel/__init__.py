@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -63,7 +62,8 @@ class Network(ctypes.Structure):
                 *((name, ctypes.c_int64) for name in ("count", "dim", "heads", "groups", "head_dim", "hidden", "slots",
                                                       "half")),
                 *((name, ctypes.c_float) for name in ("scale", "eps", "head_eps")),
-                ("table", ctypes.c_void_p), ("width", ctypes.c_int64)]
+                ("table", ctypes.c_void_p), ("width", ctypes.c_int64),
+                ("updates", ctypes.c_void_p), ("rank", ctypes.c_int64)]
 
 
 class Product:
@@ -152,31 +152,6 @@ def draw(logits: Float[Tensor, "B V"], at: Tensor, temperature: float) -> Int[Te
     return out
 
 
-def low_rank(x: Float[Tensor, "N I"], y: Float[Tensor, "N O"],
-             updates: Sequence[tuple[Tensor, Tensor, float] | None]) -> Float[Tensor, "N O"] | None:
-    """y + scale B A x, row i with the A [R, I], B [O, R] (fp32) and scale of updates[i]; None without the kernel."""
-    lib = library() if x.device.type == "cpu" and x.dtype in KINDS and not torch.is_grad_enabled() else None
-    if lib is None:
-        return None
-    count, wide, out = len(x), x.detach().float().contiguous(), y.detach().float().contiguous()
-    out = out.clone() if out.data_ptr() == y.data_ptr() else out
-    a, b = ((ctypes.c_void_p * count)(*(None if u is None else half(u).data_ptr() for u in updates))
-            for half in (_first, _second))
-    ranks = (ctypes.c_int64 * count)(*(len(u[0]) if u else 0 for u in updates))
-    scales = (ctypes.c_float * count)(*(u[2] if u else 0.0 for u in updates))
-    lib.meristem_low_rank(wide.data_ptr(), out.data_ptr(), count, x.shape[1], y.shape[1], a, b, ranks, scales,
-                          x.dtype == torch.bfloat16, torch.get_num_threads())
-    return out.to(y.dtype)
-
-
-def _first(update: tuple[Tensor, Tensor, float]) -> Tensor:
-    return update[0]
-
-
-def _second(update: tuple[Tensor, Tensor, float]) -> Tensor:
-    return update[1]
-
-
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -217,8 +192,8 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
         return None, "the kernel could not be built: " + (told.strip().splitlines() or ["no message"])[-1]
     lib.meristem_step.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 4 + [ctypes.c_int]
     lib.meristem_see.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int]
-    lib.meristem_low_rank.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 4,
-                                      ctypes.c_int64, ctypes.c_int]
+    lib.meristem_low_rank.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4, ctypes.c_void_p,
+                                      *[ctypes.c_int64] * 2, ctypes.c_int]
     lib.meristem_judge.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int]
     lib.meristem_draw.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, ctypes.c_double,
                                   ctypes.c_void_p, ctypes.c_int]

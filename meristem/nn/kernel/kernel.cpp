@@ -60,6 +60,14 @@ struct Layer {
     i64 window, chunk, turned;                                 // reach; whether it has rotary positions
 };
 
+struct Update {                                                // scale * B A beside a weight; in the compute type:
+    const void *a, *b;              // a [rank, cols], b [outs / 16][rank][16] or in bf16 [outs / 16][rank / 2][16][2]
+    i64 rank;                                                  // 0: none
+    float scale;
+};
+
+constexpr i64 PRODUCTS = 7;                                    // of a layer that may have one: q k v o gate up down
+
 struct Network {
     Layer* layers;
     const float* norm;
@@ -67,6 +75,8 @@ struct Network {
     float scale, eps, head_eps;
     const i64* table;                                          // pages [B, width] of each row, or null: slots in a row
     i64 width;
+    const Update* const* updates;                              // [B] of [count * PRODUCTS] or null, or null: no row's
+    i64 rank;                                                  // the largest among them
 };
 
 constexpr i64 PAGE = 16;                                       // slots of a page: nn/paged.py, and one block of scores
@@ -866,11 +876,43 @@ inline void put(uint16_t* to, const float* from, i64 n) {
     for (i64 i = 0; i < n; i++) to[i] = narrow1(from[i]);
 }
 
+// ---- low-rank updates, each row of a batch with its own -------------------------------------------------------
+
+template <bool HALF> void shrink(const Update& u, Input& in, float* h, Space& own) {       // h = A x, one row
+    const Matrix a{u.a, nullptr, nullptr, nullptr, u.rank, in.cols, 0, HALF ? BFLOAT16 : FLOAT32};
+    linear<HALF>(a, in, h, u.rank, {0, u.rank}, own);
+}
+
+template <bool HALF> void expand(const Update& u, const float* h, Range o, float* y) {     // y[o] += scale * B h
+    for (i64 p = o.begin; p < o.end; p += LANES) {
+        vf sum = {};
+        if (HALF) {
+            auto b = static_cast<const uint16_t*>(u.b) + p * u.rank;
+            for (i64 j = 0; j < u.rank; j += 2) {
+                const vu pair = *reinterpret_cast<const vuu*>(b + j * LANES);
+                sum += (vf)(pair << 16) * h[j];
+                sum += (vf)(pair & 0xffff0000u) * h[j + 1];
+            }
+        } else {
+            auto b = static_cast<const float*>(u.b) + p * u.rank;
+            for (i64 j = 0; j < u.rank; j++) sum += load(b + j * LANES) * h[j];
+        }
+        const vf more = rnd<HALF>(u.scale * rnd<HALF>(sum));
+        if (p + LANES <= o.end) store(y + p, rnd<HALF>(load(y + p) + more));
+        else for (i64 i = p; i < o.end; i++) y[i] = rnd<HALF>(y[i] + more[i - p]);
+    }
+}
+
+struct Low {                                                   // the rows that have updates, those of one adapter together
+    const i64* rows;
+    i64 count;
+    float* h;                                                  // A x [rows, 3, rank]: three products read the same x
+};
 struct Buffers { float *x, *q, *k, *v, *y, *hidden; };
 
 template <bool HALF, class T>
-void run(const Network& net, const Buffers& at, const i64* positions, const Rope& rope, i64 rows, i64 each, int thread,
-         int threads) {
+void run(const Network& net, const Buffers& at, const i64* positions, const Rope& rope, const Low& low, i64 rows,
+         i64 each, int thread, int threads) {
     static thread_local Space own;
     const i64 d = net.dim, n = net.head_dim, wide = net.heads * n, narrow_ = net.groups * n;
     const bool apart = net.groups % threads == 0 && narrow_ % (LANES * threads) == 0;      // each has its own heads
@@ -879,10 +921,36 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
         for (i64 r = 0; r < rows; r++) rms_norm<HALF>(at.x + r * d, weight, d, net.eps, normed + r * d);
         return Input{normed, rows, d};
     };
-    auto residual = [&](const Matrix& m, const float* from) {
+    // The threads share out the rows' A x, then each adds B of it to its own outputs. Before `linear`: both use `own`.
+    auto narrowed = [&](i64 slot, i64 products, const float* x, i64 cols) {
+        const Range mine = part(low.count * products, 1, thread, threads);
+        Input in{};
+        for (i64 i = mine.begin; i < mine.end; i++) {
+            const i64 r = low.rows[i / products], p = i % products;
+            if (p == 0 || i == mine.begin) in = Input{x + r * cols, 1, cols};
+            const Update& u = net.updates[r / each][slot + p];
+            if (u.rank) shrink<HALF>(u, in, low.h + (r * 3 + p) * net.rank, own);
+        }
+    };
+    auto widened = [&](i64 slot, i64 p, float* y, i64 stride, Range o) {
+        for (i64 i = 0; i < low.count; i++) {
+            const i64 r = low.rows[i];
+            const Update& u = net.updates[r / each][slot + p];
+            if (u.rank) expand<HALF>(u, low.h + (r * 3 + p) * net.rank, o, y + r * stride);
+        }
+    };
+    auto ready = [&] {                                         // all rows' A x are there
+        if (low.count) {
+#pragma omp barrier
+        }
+    };
+    auto residual = [&](const Matrix& m, const float* from, i64 slot) {
         const Range o = part(d, LANES, thread, threads);
         Input in{from, rows, m.cols};
+        narrowed(slot, 1, from, m.cols);
         linear<HALF>(m, in, normed, d, o, own);
+        ready();
+        widened(slot, 0, normed, d, o);
         for (i64 r = 0; r < rows; r++)
             for (i64 i = o.begin; i < o.end; i++)
                 at.x[r * d + i] = rnd<HALF>(at.x[r * d + i] + normed[r * d + i]);
@@ -890,10 +958,17 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
     };
     for (i64 l = 0; l < net.count; l++) {
         const Layer& layer = net.layers[l];
+        const i64 slot = l * PRODUCTS;
+        const Range broad = part(wide, LANES, thread, threads), thin = part(narrow_, LANES, thread, threads);
         Input in = norm(layer.norm1);
-        linear<HALF>(layer.q, in, at.q, wide, part(wide, LANES, thread, threads), own);
-        linear<HALF>(layer.k, in, at.k, narrow_, part(narrow_, LANES, thread, threads), own);
-        linear<HALF>(layer.v, in, at.v, narrow_, part(narrow_, LANES, thread, threads), own);
+        narrowed(slot, 3, normed, d);
+        linear<HALF>(layer.q, in, at.q, wide, broad, own);
+        linear<HALF>(layer.k, in, at.k, narrow_, thin, own);
+        linear<HALF>(layer.v, in, at.v, narrow_, thin, own);
+        ready();
+        widened(slot, 0, at.q, wide, broad);
+        widened(slot, 1, at.k, narrow_, thin);
+        widened(slot, 2, at.v, narrow_, thin);
         if (!apart) {
 #pragma omp barrier
         }
@@ -927,12 +1002,16 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
                       first, p, at.y + r * wide + h * n, own);
         }
 #pragma omp barrier
-        residual(layer.o, at.y);
+        residual(layer.o, at.y, slot + 3);
         in = norm(layer.norm2);
         const Range h = part(net.hidden, LANES, thread, threads);
-        linear<HALF>(layer.gate, in, at.hidden, net.hidden, h, own);
         float* const up = own.other.room(rows * net.hidden);
+        narrowed(slot + 4, 2, normed, d);
+        linear<HALF>(layer.gate, in, at.hidden, net.hidden, h, own);
         linear<HALF>(layer.up, in, up, net.hidden, h, own);
+        ready();
+        widened(slot + 4, 0, at.hidden, net.hidden, h);
+        widened(slot + 4, 1, up, net.hidden, h);
         for (i64 r = 0; r < rows; r++) {
             float *gate = at.hidden + r * net.hidden, *other = up + r * net.hidden;
             i64 i = h.begin;
@@ -950,7 +1029,7 @@ void run(const Network& net, const Buffers& at, const i64* positions, const Rope
             }
         }
 #pragma omp barrier
-        residual(layer.down, at.hidden);
+        residual(layer.down, at.hidden, slot + 6);
     }
     const Range mine = part(rows, 1, thread, threads);
     for (i64 r = mine.begin; r < mine.end; r++) rms_norm<HALF>(at.x + r * d, net.norm, d, net.eps, at.q + r * d);
@@ -966,13 +1045,21 @@ extern "C" i64 meristem_step(const Network* net, float* x, const i64* positions,
     for (i64 r = 0; r < rows; r++)
         if (positions[r] < 0 || positions[r] >= net->slots) return r;
     static thread_local Aligned space;
+    static thread_local std::vector<i64> adapted;
+    adapted.clear();
+    if (net->updates) {
+        for (i64 r = 0; r < rows; r++) if (net->updates[r / each]) adapted.push_back(r);
+        std::stable_sort(adapted.begin(), adapted.end(),
+                         [&](i64 a, i64 b) { return net->updates[a / each] < net->updates[b / each]; });
+    }
     const i64 wide = net->heads * net->head_dim, thin = net->groups * net->head_dim;
     const i64 most = wide > net->dim ? wide : net->dim;
-    const i64 need = rows * (2 * most + 2 * thin + net->hidden);
+    const i64 need = rows * (2 * most + 2 * thin + net->hidden + 3 * net->rank);
     float* q = space.room(need);
     float *k = q + rows * most, *v = k + rows * thin, *y = v + rows * thin, *hidden = y + rows * most;
     const Buffers at{x, q, k, v, y, hidden};
     const Rope turns{rope, places, count, turned};
+    const Low low{adapted.data(), i64(adapted.size()), hidden + rows * net->hidden};
 #pragma omp parallel num_threads(threads)
     {
 #ifdef _OPENMP
@@ -980,8 +1067,8 @@ extern "C" i64 meristem_step(const Network* net, float* x, const i64* positions,
 #else
         const int thread = 0, all = 1;
 #endif
-        if (net->half) run<true, uint16_t>(*net, at, positions, turns, rows, each, thread, all);
-        else run<false, float>(*net, at, positions, turns, rows, each, thread, all);
+        if (net->half) run<true, uint16_t>(*net, at, positions, turns, low, rows, each, thread, all);
+        else run<false, float>(*net, at, positions, turns, low, rows, each, thread, all);
     }
     std::memcpy(x, q, rows * net->dim * sizeof(float));
     return -1;
@@ -1006,61 +1093,18 @@ extern "C" void meristem_see(const Network* net, const Layer* layer, const float
     }
 }
 
-namespace {
-
-// y[o] += scale * B[o] h, B [outs, rank]; rows of 8 and of 16 numbers are summed 16 at a time
-template <bool HALF> void expand(const float* b, const float* h, i64 rank, float scale, i64 outs, float* y) {
-    i64 o = 0;
-    if (rank == 8 || rank == 16) {
-        vf twice;
-        for (int l = 0; l < LANES; l++) twice[l] = h[l % rank];
-        for (; o + LANES <= outs; o += LANES) {
-            vf a[LANES];
-            const float* from = b + o * rank;
-            for (int i = 0; i < rank; i++) a[i] = rnd<HALF>(load(from + i * LANES)) * twice;
-            if (rank == 16) {
-                sums16(a);
-            } else {
-                for (int i = 0; i < 4; i++) a[i] = fold4(a[2 * i], a[2 * i + 1]);
-                for (int i = 0; i < 2; i++) a[i] = fold2(a[2 * i], a[2 * i + 1]);
-                a[0] = fold1(a[0], a[1]);
-            }
-            store(y + o, rnd<HALF>(load(y + o) + rnd<HALF>(scale * rnd<HALF>(a[0]))));
-        }
-    }
-    for (; o < outs; o++) {
-        float sum = 0;
-        for (i64 j = 0; j < rank; j++) sum += rnd<HALF>(b[o * rank + j]) * h[j];
-        y[o] = rnd<HALF>(y[o] + rnd<HALF>(scale * rnd<HALF>(sum)));
-    }
-}
-
-template <bool HALF>
-void low_rank(const float* x, float* y, i64 cols, i64 outs, const float* a, const float* b, i64 rank, float scale) {
-    static thread_local Aligned space;
-    float *h = space.room(rank + cols), *row = h + rank;
-    for (i64 j = 0; j < rank; j++) {
-        const float* from = a + j * cols;
-        if (HALF) {
-            for (i64 i = 0; i < cols; i++) row[i] = rnd<HALF>(from[i]);
-            from = row;
-        }
-        h[j] = rnd<HALF>(dot(x, from, cols));
-    }
-    expand<HALF>(b, h, rank, scale, outs, y);
-}
-
-}  // namespace
-
-// y [rows, outs] += scale * B A x, each row with an A [rank, cols] and B [outs, rank] of its own (null: none)
-extern "C" void meristem_low_rank(const float* x, float* y, i64 rows, i64 cols, i64 outs, const float* const* a,
-                                  const float* const* b, const i64* ranks, const float* scales, i64 half,
-                                  int threads) {
+// y [rows, outs] += scale * B A x [rows, cols]; `each` rows one after another have updates[row / each][slot] (or null)
+extern "C" void meristem_low_rank(const float* x, float* y, i64 rows, i64 each, i64 cols, i64 outs,
+                                  const Update* const* updates, i64 slot, i64 half, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (i64 r = 0; r < rows; r++) {
-        if (!a[r]) continue;
-        if (half) low_rank<true>(x + r * cols, y + r * outs, cols, outs, a[r], b[r], ranks[r], scales[r]);
-        else low_rank<false>(x + r * cols, y + r * outs, cols, outs, a[r], b[r], ranks[r], scales[r]);
+        static thread_local Space own;
+        if (!updates[r / each] || !updates[r / each][slot].rank) continue;
+        const Update& u = updates[r / each][slot];
+        Input in{x + r * cols, 1, cols};
+        float* h = own.scores.room(u.rank);
+        if (half) shrink<true>(u, in, h, own), expand<true>(u, h, {0, outs}, y + r * outs);
+        else shrink<false>(u, in, h, own), expand<false>(u, h, {0, outs}, y + r * outs);
     }
 }
 
