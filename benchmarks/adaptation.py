@@ -1,11 +1,12 @@
 """Every way of adapting one small decoder, side by side: accuracy, trained numbers, seconds, what the base forgets.
 
-    python -m benchmarks.adaptation DATA --out FOLDER [--part methods|tasks|domain|templates] [--seeds 3]
+    python -m benchmarks.adaptation DATA --out FOLDER [--part methods|sizes|tasks|domain|templates] [--seeds 3]
     python -m benchmarks.adaptation DATA --out FOLDER --tiny          # does every part run? Three steps, nothing kept
 
 DATA holds sentence-polarity, clinc150, banking77 and pubmedqa. A Llama of 1.3 M parameters reads their training texts
 without any label; then for each method and seed 450 test questions of 15 of CLINC's intents (another 15 for each seed)
-and 500 film reviews are answered in words after the same number of steps. `tasks` adapts the one base to twelve tasks;
+and 500 film reviews are answered in words after the same number of steps. `sizes` does so with bottleneck adapters of
+growing size (Houlsby et al. 2019, section 3.4), twice as many steps. `tasks` adapts the one base to twelve tasks;
 `domain` reads medical abstracts; `templates` asks one adapted model in eight ways. Interrupted, it goes on where it
 was.
 """
@@ -50,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompt": {"adapt.name": "prompt", "adapt.length": 36, "train.lr": 3e-2}}
 TEMPLATES = ("{}\nlabel: ", "review: {}\nlabel: ", "{}\nsentiment: ", "{} label: ", "{}\nIs it good? ", "label of {}: ",
              "{}\nlabel:", "text: {}\nclass: ")
+BOTTLENECKS = (2, 8, 32, 128)
 Rows = list[tuple[str, str]]
 
 
@@ -187,6 +189,26 @@ def methods(data: Path, base: Path, out: Path, seeds: int, steps: int, only: Seq
     return rows
 
 
+def sizes(data: Path, base: Path, out: Path, seeds: int, steps: int) -> dict[str, Any]:
+    """Accuracy by the size of a bottleneck adapter."""
+    rows: dict[str, Any] = {}
+    for size in BOTTLENECKS:
+        for task in ("intents", "film"):
+            each = []
+            for seed in range(seeds):
+                corpus = prepared(out / (f"intents-{seed}" if task == "intents" else "film"),
+                                  group(data, seed) if task == "intents" else film(data))
+                each.append(adapt(base, corpus, out / "runs" / f"{task}-size-{size}-{seed}",
+                                  {**METHODS["bottleneck"], "adapt.size": size}, seed, 2 * steps))
+            rows.setdefault(str(size), {})[task] = {
+                "accuracy": share(sum(f["right"] for f in each), sum(f["n"] for f in each)),
+                "seeds": [f["right"] / f["n"] for f in each], "trainable": each[0]["trainable"],
+                "validation": statistics.mean(f["validation"] for f in each),
+                "rise": statistics.mean(f["forgetting"]["rise"] for f in each)}
+        print(size, json.dumps(rows[str(size)]), flush=True)
+    return rows
+
+
 def many(data: Path, base: Path, out: Path, steps: int) -> dict[str, Any]:
     """One frozen base and a LoRA adapter for each of twelve tasks, beside the base without and with examples."""
     tasks = {f"intents {i}": group(data, i) for i in range(10)} | {"film": film(data), "banking": cards(data)}
@@ -244,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--part", choices=("methods", "tasks", "domain", "templates"))
+    parser.add_argument("--part", choices=("methods", "sizes", "tasks", "domain", "templates"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--base-steps", type=int, default=600)
@@ -255,6 +277,7 @@ def main() -> None:
     base = base_of(a.data, a.out, 3 if a.tiny else a.base_steps)
     only = [name for name in a.only.split(",") if name]
     parts = {"methods": lambda: methods(a.data, base, a.out, 1 if a.tiny else a.seeds, steps, only),
+             "sizes": lambda: sizes(a.data, base, a.out, 1 if a.tiny else a.seeds, steps),
              "tasks": lambda: many(a.data, base, a.out, steps), "domain": lambda: domain(a.data, base, a.out, steps),
              "templates": lambda: templates(a.data, base, a.out, steps)}
     for name in [a.part] if a.part else parts:

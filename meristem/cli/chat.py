@@ -1,4 +1,5 @@
 """`meristem chat`: talk to a model, or let it go on from what is typed."""
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from meristem.core.errors import RequestError
 
 if TYPE_CHECKING:
     from meristem.api import Model
+    from meristem.generate.retrieve.desk import Reply
     from meristem.generate.retrieve.store import Store
     from meristem.generate.sampling import Sampling
 
@@ -35,6 +37,9 @@ def chat(
                                                               "be repeated.", show_default=False)] = None,
     encoder: Annotated[Path | None, typer.Option(help="With --documents: a model whose vectors find passages by "
                                                       "meaning, beside their words.", show_default=False)] = None,
+    hand_over: Annotated[Path | None, typer.Option(help="With --documents: what they do not answer, or not with a "
+                                                        "source for each sentence, goes into this file for a person.",
+                                                   show_default=False)] = None,
     tool: Annotated[list[str] | None, typer.Option(help="Let the model call calculator or python; --documents then is "
                                                         "a search that it calls. May be repeated.")] = None,
     mcp: Annotated[list[str] | None, typer.Option(help="Let it call the tools of this server, a command "
@@ -61,15 +66,15 @@ def chat(
     from meristem.api import CREATIVE, load
     loaded = load(folder)
     sampling = replace(CREATIVE, length=length, temperature=temperature, seed=seed)
-    if encoder and not documents:
-        raise RequestError("--encoder finds passages of documents: give --documents")
+    if (encoder or hand_over) and not documents:
+        raise RequestError("--encoder and --hand-over are about answers from documents: give --documents")
     store = _store(documents, encoder) if documents else None
     if tool or mcp:
         from meristem.cli import agent
         wish = agent.Wish(tool or (), mcp or (), store, allow or (), traces)
         return Answer({"model": str(folder), "turns": agent.answers(loaded, wish, _lines(), sampling)})
     if store:
-        return _answers(loaded, store, sampling, folder)
+        return _answers(loaded, store, sampling, folder, hand_over)
     print(CHATS if loaded.template else HONEST, file=sys.stderr)
     messages: list[dict[str, str]] = []
     turns: list[dict[str, str]] = []
@@ -111,19 +116,32 @@ def _store(documents: list[Path], encoder: Path | None) -> "Store":
     return Store.of(read(documents), Encoder.of(by.module, by.codec, Pooling.read(by.folder)) if by else None)
 
 
-def _answers(loaded: "Model", store: "Store", sampling: "Sampling", folder: Path) -> Answer:
+def handed_over(queue: Path, question: str, made: "Reply") -> None:
+    """Add a question to the file of those that wait for a person: why, and the passages that were found."""
+    found = [hit.chunk.name for hit in made.hits]
+    with queue.open("a", encoding="utf-8") as f:
+        f.write(json.dumps({"question": question, "why": made.why, "found": found}) + "\n")
+
+
+def _answers(loaded: "Model", store: "Store", sampling: "Sampling", folder: Path, queue: Path | None) -> Answer:
     """Questions answered from documents; below each answer the passages that it cites."""
     from meristem.generate.retrieve.answer import ask, writer_of
+    from meristem.generate.retrieve.desk import reply
     print(FOUND.format(len(store.chunks)), file=sys.stderr)
     turns: list[dict[str, Any]] = []
     for text in _lines():
         if not text.strip():
             continue
         how = replace(sampling, seed=sampling.seed + len(turns))
-        made = ask(text, store, writer_of(loaded.module, loaded.codec, loaded.template, how))
+        write = writer_of(loaded.module, loaded.codec, loaded.template, how)
+        served = reply(text, store, write) if queue else None
+        made = served or ask(text, store, write)
+        if queue and served and served.why:
+            handed_over(queue, text, served)
         cited = {number: chunk.name for number, chunk in made.cited.items()}
         print("\n".join([made.text, *(f"[{number}] {name}" for number, name in cited.items())]), flush=True)
         turns.append({"prompt": text, "text": made.text, "refused": made.refused, "grounded": made.grounded,
+                      **({"handed_over": served.why} if served else {}),
                       "cited": [{"number": number, "passage": chunk.name, "document": chunk.document}
                                 for number, chunk in made.cited.items()]})
     return Answer({"model": str(folder), "passages": len(store.chunks), "turns": turns})

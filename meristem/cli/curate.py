@@ -12,7 +12,7 @@ from meristem.core.errors import RequestError
 if TYPE_CHECKING:
     from meristem.corpus.store import Corpus
 
-PICTURES = "pictures:"
+MEDIA = ("pictures", "films", "sounds")  # KIND:FOLDER, sifted by data/sieve.py
 # KIND:FOLDER, and the file of meristem/data that reads it
 FOLDERS = {"robot": "demonstrations", "sprites": "sprites", "medicine": "medicine", "nlvr": "nlvr",
            "emoji": "emoji"}
@@ -24,9 +24,10 @@ def curate(
         ".zst), HTML, PDF, FASTA; REPOSITORY/.git gives its commits; the word stdlib is this machine's Python "
         "standard library; toy:KIND FIELD=VALUE makes procedural text (mapping, arithmetic, needle) or pictures "
         "(scenes, looks, objects, digits, strokes, cues), films (clips), demonstrations (gridworld) or proteins "
-        "(residues); pictures:PATH is a folder of pictures, rows with an image, or a tar of them, to be sifted; "
-        "robot:PATH is a folder of a robot's demonstrations, sprites:PATH one of sprite sheets, medicine:PATH of "
-        "medical sets.",
+        "(residues); pictures:PATH, films:PATH and sounds:PATH are folders of such files, rows that name them, or "
+        "tars of them, to be sifted (a folder of nothing else needs no word before it); robot:PATH is a folder of a "
+        "robot's demonstrations, sprites:PATH one of sprite sheets, medicine:PATH of medical sets; hub:ORG/NAME is a "
+        "data set of the Hugging Face Hub.",
         show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="The corpus folder to write.")] = Path("runs/corpus"),
     seed: Annotated[int, typer.Option(help="Names the split and the sample.")] = 0,
@@ -78,11 +79,16 @@ def curate(
             return _answer(importlib.import_module(f"meristem.data.{name}").make(out.expanduser(), fields))
         return _answer(toy.make(name, out.expanduser(), fields))
     kind, _, where = str(paths[0]).partition(":")
+    if not where and len(paths) == 1 and (found := _kind_of(paths[0].expanduser())):
+        kind, where = found, str(paths[0])
     if kind in FOLDERS:
         (source,) = inputs([Path(where)])
         return _answer(importlib.import_module(f"meristem.data.{FOLDERS[kind]}").make(source, out.expanduser(), seed))
-    if str(paths[0]).startswith(PICTURES):
-        return _answer(_pictures(paths, out.expanduser(), seed))
+    if kind in MEDIA and where:
+        return _answer(_sifted(kind, [where, *map(str, paths[1:])], out.expanduser(), seed))
+    if kind == "hub" and where:
+        from meristem.hub.cache import dataset
+        paths = [dataset(where, out.expanduser()), *paths[1:]]
     sources = [file for p in paths for file in (standard_library() if str(p) == "stdlib" else inputs([p]))]
     with shown("curate") as progress:
         corpus = stage.curate(sources, out.expanduser(), seed=seed, limit_bytes=_bytes(limit),
@@ -90,16 +96,23 @@ def curate(
     return _answer(corpus)
 
 
-def _pictures(paths: list[Path], out: Path, seed: int) -> "Corpus":
-    """The pictures of one folder or file of rows that pass the rules of `data.sieve`."""
+def _kind_of(path: Path) -> str:
+    """What a folder or tar holds nothing but; "" for texts and mixtures."""
+    from meristem.corpus import pictures
+    from meristem.data.demonstrations import is_one
+    return "robot" if is_one(path) else MEDIA[0] if pictures.is_media(path) else ""
+
+
+def _sifted(kind: str, paths: list[str], out: Path, seed: int) -> "Corpus":
+    """What one folder, tar or file of rows holds and passes the rules of `data.sieve`."""
     from meristem.core.files import claimed, read_json
     from meristem.corpus.labelled import is_labelled, labelled
     from meristem.corpus.store import SUMMARY
     from meristem.data.sieve import Sieve
-    source = Path(str(paths[0])[len(PICTURES):]).expanduser()
+    source = Path(paths[0]).expanduser()
     if len(paths) > 1 or not is_labelled(source):
-        raise RequestError(f"{PICTURES}{source} is one folder of pictures, one .jsonl of rows with an image or one tar "
-                           "of pictures; name one that exists, alone")
+        raise RequestError(f"{kind}:{source} is one folder of {kind}, one .jsonl of rows that name them or one tar of "
+                           "them; name one that exists, alone")
     with claimed(out, "corpus", lambda folder: (folder / SUMMARY).is_file()
                  and read_json(folder / SUMMARY)["inputs"] == [str(source.resolve())]), shown("curate"):
         return labelled(source, out, seed=seed, sieve=Sieve())
@@ -120,7 +133,10 @@ def _undone(out: Path, rules: str) -> Answer:
 
 def _answer(corpus: "Corpus") -> Answer:
     facts = {"corpus": str(corpus.folder), "hash": corpus.hash, **corpus.summary}
-    recipe = "clip" if (corpus.folder / "train.tar").is_file() else "llama"
+    recipe = "llama"
+    if (corpus.folder / "train.tar").is_file():
+        heard = "audio" in next(corpus.documents("test")).fields
+        recipe = "clip" if not heard else "spoken" if corpus.summary.get("labels") else "wav2vec2"
     then = shell("meristem", "pretrain", recipe, f"data.corpus={corpus.folder}")
     return Answer(facts, f"{corpus.folder}: {corpus.describe()}\nnext: {then}")
 

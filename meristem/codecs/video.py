@@ -37,6 +37,13 @@ def decode(raw: bytes, size: int = 0, channels: int = 3, name: str = "the film")
     return image._opened(raw, name, frames)
 
 
+def is_film(raw: bytes) -> bool:
+    """Whether these are the bytes of an MP4 or of a GIF with several frames; RequestError for a GIF that is damaged."""
+    if raw[BOX[0]] == BOX[1]:
+        return True
+    return raw[:4] == b"GIF8" and image._opened(raw, "the film", lambda picture: getattr(picture, "n_frames", 1)) > 1
+
+
 def encode(frames: UInt8[np.ndarray, "F C H W"], seconds: float = 0.1, form: Literal["gif", "mp4"] = "gif") -> bytes:
     """GIF bytes that repeat for ever, or an MP4; each frame is shown for so many seconds, to a hundredth.
 

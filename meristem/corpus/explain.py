@@ -46,8 +46,10 @@ def _why(corpus: Corpus, row: dict[str, Any]) -> list[str]:
     if row["verdict"] == "kept":
         return [*out, f"kept, in {row['split']}.jsonl"]
     out.append(f"dropped by {row['rule']}: {row['value']}")
-    allowed = corpus.summary["rules"].get(row["rule"], {}).get(row["kind"])
-    if allowed:
+    bound = corpus.summary["rules"].get(row["rule"], {})
+    if not isinstance(bound, dict):
+        out.append(f"the rule's bound: {bound}")
+    elif allowed := bound.get(row["kind"]):
         measure = {rule.name: rule for rule in filter.RULES if row["kind"] in rule.kinds}[row["rule"]]
         low, high = allowed
         out.append(f"the rule measures: {(measure.measure.__doc__ or '').strip()} "
@@ -56,6 +58,8 @@ def _why(corpus: Corpus, row: dict[str, Any]) -> list[str]:
         out.append(f"the evaluation item that it holds: {row['witness']}")
     if "witness_path" in row:
         out.append(f"the document kept for it: {row['witness_path']}  {row['witness']}")
+    if row["kind"] == "labelled":                              # a row of a file, a picture, a sound
+        return out
     source = _read_again(corpus, row) if row["id"] else None
     if source is None:
         return [*out, "the source is no longer there to check the decision again"] if row["id"] else out

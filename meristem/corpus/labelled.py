@@ -13,13 +13,15 @@
     {"input": "c=", "target": "3", "shots": [["a=", "1"]], "text": "a=1\nc=3\n"}    # worked examples before it (toy)
     {"messages": [{"role": "user", "content": "Hi"}, ...]}                      # conversations (corpus.dialogues)
     {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}                        # which of two answers is better
+    {"left_out": "damaged", "path": "e.jsonl:3", "value": "no action"}          # for the ledger alone: a maker's no
 
 `labelled(Path("reviews.jsonl"), out)` splits rows 80/10/10 by a hash of their content; a folder with train.jsonl,
 validation.jsonl and test.jsonl keeps its own splits (a missing one is taken from train). No rule of curation drops a
 row, only its exact copies are, unless a `sieve` is given (data.sieve, for pictures). The result is an ordinary corpus:
 its text can be pretrained on as well.
-`data.corpus=reviews.jsonl` makes it beside the file and uses it. A folder of pictures is such a file, too: those in
-`cats/` have the label "cats", and `a.txt` is the caption of `a.png`; and so is a tar in WebDataset form.
+`data.corpus=reviews.jsonl` makes it beside the file and uses it. A folder of pictures, films or sounds is such a file,
+too: those in `cats/` have the label "cats", and `a.txt` is the caption of `a.png`; so is a tar in WebDataset form, and
+a folder of them. What cannot be read is a RequestError, with a `sieve` a line of the ledger; copies always are.
 """
 import json
 from collections import Counter
@@ -85,13 +87,18 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
         there = Corpus.open(out)
         if there.summary.get("state") == state:
             return there
-    seen, copies = _place(given, seed)
+    seen, others = _place(given, seed, lenient=sieve is not None)
     root = pictures.root_of(path)
     left_out = sieve.judge(seen, root) if sieve else {}
     rows = [row for row in seen if row["id"] not in left_out]
+    dropped = Counter([row["rule"] for row in others] + [drop.rule for drop in left_out.values()])
+    if len(given) == 1 and len({row["split"] for row in rows}) < len(SPLITS) <= len(rows):
+        _by_rank(rows, seed)
     found = {split: [row for row in rows if row["split"] == split] for split in SPLITS}
     if empty := [split for split, some in found.items() if not some]:
-        raise RequestError(f"{path} gives no rows for {' and '.join(empty)}; add rows, or files named by split")
+        why = ", ".join(f"{n} by {rule}" for rule, n in dropped.most_common(3))
+        raise RequestError(f"{path} gives no rows for {' and '.join(empty)}{f' (dropped: {why})' if why else ''}; "
+                           "add rows, or files named by split")
     try:
         with files.committed(out) as folder:
             for split, some in found.items():
@@ -99,15 +106,17 @@ def labelled(path: Path, out: Path | None = None, *, seed: int = 0, sieve: Sieve
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
                 if any({"image", "images", "audio"} & row.keys() for row in some):
                     pictures.write(folder / f"{split}.tar", _members(some, root))
-            (folder / LEDGER).write_text("".join(_ledger(seen, left_out)), encoding="utf-8")
+            ledger = "".join([*_ledger(seen, left_out), *map(line, others)])
+            (folder / LEDGER).write_text(ledger, encoding="utf-8")
             sizes = {split: _size(some) for split, some in found.items()}
             total = {key: sum(size[key] for size in sizes.values()) for key in ("documents", "bytes")}
-            dropped = {"exact_duplicate": copies, **Counter(drop.rule for drop in left_out.values())}
+            whole = _size(seen)
             files.write_json(folder / SUMMARY, {
                 "inputs": [str(path)], "seed": seed, "limit_bytes": 0, "state": state, "splits": sizes,
-                "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)), "seen": _size(seen),
+                "hash": files.digest_bytes(*(f"{row['split']} {row['id']}" for row in rows)),
+                "seen": {**whole, "documents": whole["documents"] + len(others)},
                 "kinds": {"labelled": total}, "licences": {rows[0]["licence"]: total}, "rules": ranges,
-                "dropped": {rule: {"documents": n, "bytes": 0} for rule, n in dropped.items() if n},
+                "dropped": {rule: {"documents": n, "bytes": 0} for rule, n in dropped.items()},
                 **_notice(root),
                 "labels": sorted({label for row in rows for label in row.get("labels", [row.get("label")])
                                   if isinstance(label, str) and label})})
@@ -122,18 +131,31 @@ def _notice(root: Path) -> Row:
     return {"notice": path.read_text(encoding="utf-8").strip()} if path.is_file() else {}
 
 
-def _place(given: dict[str, Path], seed: int) -> tuple[list[Row], int]:
-    """Every row once with its id and split, sorted by id, and how many copies were dropped; test rows win."""
+def _place(given: dict[str, Path], seed: int, lenient: bool) -> tuple[list[Row], list[Row]]:
+    """Every row once with its id and split, sorted by id, and the ledger's lines of all others; test rows win."""
     rows: dict[str, Row] = {}
-    copies = 0
+    others: list[Row] = []
     for split in ("test", "validation", "train"):
-        for row in _read(given[split]) if split in given else ():
-            copies += row["id"] in rows
+        for row in _read(given[split], lenient) if split in given else ():
+            if not row["id"]:
+                others.append(row)
+                continue
+            if twin := rows.get(row["id"]):
+                others.append({**_seen(row), "verdict": "dropped", "rule": "exact_duplicate", "value": 1.0,
+                               "witness": twin["id"], "witness_path": twin["path"]})
+                continue
             place = seed_of(seed, "split", row["id"]) / 2**63
             missing = [s for s in ("test", "validation") if s not in given]
             row["split"] = missing[int(place / SHARE)] if split == "train" and place < SHARE * len(missing) else split
-            rows.setdefault(row["id"], row)
-    return [rows[key] for key in sorted(rows)], copies
+            rows[row["id"]] = row
+    return [rows[key] for key in sorted(rows)], others
+
+
+def _by_rank(rows: list[Row], seed: int) -> None:
+    """The split of each of a few rows by the rank of its hash, so that none is empty."""
+    share = max(1, round(SHARE * len(rows)))
+    for rank, row in enumerate(sorted(rows, key=lambda row: seed_of(seed, "split", row["id"]))):
+        row["split"] = ("test", "validation", "train")[min(rank // share, 2)]
 
 
 def _ledger(rows: list[Row], left_out: dict[str, Drop]) -> Iterator[str]:
@@ -144,7 +166,12 @@ def _ledger(rows: list[Row], left_out: dict[str, Drop]) -> Iterator[str]:
         if drop := left_out.get(row["id"]):
             witness = {"witness": drop.twin, "witness_path": paths[drop.twin]} if drop.twin else {}
             said = {"verdict": "dropped", "rule": drop.rule, "value": drop.value, **witness}
-        yield line({"id": row["id"], "path": row["path"], **said})
+        yield line({**_seen(row), **said})
+
+
+def _seen(row: Row) -> Row:
+    """What every line of the ledger says."""
+    return {**{key: row[key] for key in ("id", "path", "kind", "licence")}, "bytes": len(row.get("text", "").encode())}
 
 
 def _state(path: Path) -> str:
@@ -153,7 +180,8 @@ def _state(path: Path) -> str:
     rows = [row for _, row in _rows(path) if isinstance(row, dict)]
     named = [name for row in rows for name in (row.get("image"), row.get("masks"), *listed(row))]
     named += [row.get("audio") for row in rows]
-    found = [(name, (root / name).stat()) for name in named if isinstance(name, str) and (root / name).is_file()]
+    places = [pictures.file_of(name) for name in named if isinstance(name, str)]
+    found = [(name, (root / name).stat()) for name in dict.fromkeys(places) if (root / name).is_file()]
     return files.digest_bytes(text, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
 
@@ -171,10 +199,11 @@ def _members(rows: list[Row], root: Path) -> Iterator[tuple[str, bytes]]:
             yield f"{row['id']}.txt", row["text"].encode()
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+def _rows(path: Path) -> Iterator[tuple[str, Row | pictures.Unread]]:
     """Every row with the place that error lines name."""
     if path.is_dir() or pictures.is_tar(path):
-        yield from ((f"{path / row['image']}", row) for row in pictures.rows_of(path))
+        for row in pictures.rows_of(path):
+            yield str(path / (row.name if isinstance(row, pictures.Unread) else row[pictures.media_of(row)])), row
         return
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -188,37 +217,54 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
                 raise RequestError(f"{path}:{number}: {error}") from None
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path, lenient: bool) -> Iterator[Row]:
+    """Every row with its id; where `lenient`, what cannot be one is the ledger's line of it (its id is empty)."""
     root = pictures.root_of(path)
     terms = licence.of_folder(root if root.is_dir() else root.parent) or licence.UNKNOWN
+    lost = {"id": "", "path": "", "kind": "labelled", "licence": terms, "bytes": 0, "verdict": "dropped"}
     for place, row in _rows(path):
-        if isinstance(row, dict) and dialogues.is_dialogue(row):
-            made = dialogues.normal(row)
-            if isinstance(made, str):
-                raise RequestError(f"{place}: {made}")
-            made |= _images(row, root, place)
-            key = files.digest_bytes(json.dumps(made, sort_keys=True))
-            yield {"id": key, "path": place.removeprefix(f"{path.parent}/"), "kind": "labelled", "licence": terms,
-                   **made, **_named(row, key)}
-            continue
-        if problem := _problem(row):
-            raise RequestError(f"{place}: {problem}")
-        kept = {key: row[key] for key in FIELDS if key in row}
-        kept |= {"label": str(row["label"])} if "label" in row else {}
-        kept |= {"text": " ".join(row["words"])} if "words" in row else {}
-        kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
-        kept |= {part: _digest(row, root, place, part) for part in ("image", "masks") if part in row and "image" in row}
-        kept |= {"text": row.get("text", _said(row))} if {"image", "images", "action"} & row.keys() else {}
-        kept |= _images(row, root, place)
-        kept |= sounds.plain(row)
-        kept |= {"audio": _digest(row, root, place, "audio")} if "audio" in row else {}
-        key = files.digest_bytes(json.dumps(kept, sort_keys=True))
-        more = {"file": row["image"], "image": key + Path(row["image"]).suffix.lower()} if "image" in row else {}
-        more |= {"map": row["masks"], "masks": key + pictures.MASKS} if "masks" in row and "image" in row else {}
-        more |= _named(row, key)
-        more |= {"sound": row["audio"], "audio": key + Path(row["audio"]).suffix.lower()} if "audio" in row else {}
         name = place.removeprefix(f"{path.parent}/")
-        yield {"id": key, "path": name, "kind": "labelled", "licence": terms, **kept, **more}
+        if isinstance(row, dict) and "left_out" in row:
+            yield {**lost, "path": row.get("path", name), "rule": row["left_out"], "value": row.get("value", "")}
+            continue
+        try:
+            if isinstance(row, pictures.Unread):
+                raise RequestError(row.why)
+            key, fields = _fields(row, root, place)
+        except RequestError as error:
+            if not lenient:
+                raise
+            yield {**lost, "path": name, "rule": "unreadable", "value": str(error)}
+            continue
+        yield {"id": key, "path": name, "kind": "labelled", "licence": terms, **fields}
+
+
+def _fields(row: Row, root: Path, place: str) -> tuple[str, Row]:
+    """(id, fields) of a row; RequestError names the place and what is wrong."""
+    if isinstance(row, dict) and dialogues.is_dialogue(row):
+        made = dialogues.normal(row)
+        if isinstance(made, str):
+            raise RequestError(f"{place}: {made}")
+        made |= _images(row, root, place)
+        key = files.digest_bytes(json.dumps(made, sort_keys=True))
+        return key, {**made, **_named(row, key)}
+    if problem := _problem(row):
+        raise RequestError(f"{place}: {problem}")
+    kept = {key: row[key] for key in FIELDS if key in row}
+    kept |= {"label": str(row["label"])} if "label" in row else {}
+    kept |= {"text": " ".join(row["words"])} if "words" in row else {}
+    kept |= {"text": f"{row['input']}\n{row['target']}"} if "target" in row and "shots" not in row else {}
+    kept |= {part: _digest(row, root, place, part) for part in ("image", "masks") if part in row and "image" in row}
+    kept |= {"text": row.get("text", _said(row))} if {"image", "images", "action"} & row.keys() else {}
+    kept |= _images(row, root, place)
+    kept |= sounds.plain(row)
+    kept |= {"audio": _digest(row, root, place, "audio")} if "audio" in row else {}
+    key = files.digest_bytes(json.dumps(kept, sort_keys=True))
+    more = {"file": row["image"], "image": key + Path(row["image"]).suffix.lower()} if "image" in row else {}
+    more |= {"map": row["masks"], "masks": key + pictures.MASKS} if "masks" in row and "image" in row else {}
+    more |= _named(row, key)
+    more |= {"sound": row["audio"], "audio": key + Path(row["audio"]).suffix.lower()} if "audio" in row else {}
+    return key, {**kept, **more}
 
 
 def listed(row: Mapping[str, Any]) -> list[str]:

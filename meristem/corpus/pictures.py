@@ -1,4 +1,4 @@
-"""Where the pictures of a corpus lie: one tar a split, in WebDataset form, read without unpacking.
+"""Where the pictures, films and sounds of a corpus lie: one tar a split, in WebDataset form, read without unpacking.
 
 `<id>.png` and `<id>.txt` (the caption) of a row stand side by side, so that webdataset and `tar -x` read them too
 (https://github.com/webdataset/webdataset). Members are found by name and read by offset; nothing is ever extracted, so
@@ -7,22 +7,37 @@ a name like `../../x` reaches no file. The corpus's MANIFEST.json holds the size
     images = Tar(corpus.folder / "train.tar"); images["3f2a.png"]           # bytes
     for row in rows_of(Path("animals")): ...                                # a folder of classes as labelled rows
     for row in rows_of(Path("pairs.tar")): ...                              # somebody else's tar in that form
+    for row in rows_of(Path("shards")): ...                                 # a folder of such tars
 """
 import functools
 import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meristem.core.errors import MachineError, RequestError
+from meristem.corpus.licence import NAMES
+from meristem.corpus.store import NOTICE
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+FILMS = (".mp4", ".mov")                # a .gif is a film where it has several frames
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", *FILMS)
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+BESIDE = (".txt", ".json", ".cls")    # what is said of a file of the same name
 MASKS = ".masks.png"                    # how the name of a picture's label map ends
 LARGEST = 64 << 20                      # bytes of one picture
 LONGEST = 64 << 10                      # bytes of one caption
+SHARD = ".tar/"                         # in the name of a member of one of several tars
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file that gives no row, and why."""
+
+    name: str
+    why: str
 
 
 class Tar(Mapping[str, bytes]):
@@ -72,15 +87,27 @@ def root_of(path: Path) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder holds pictures, or folders of pictures named by class."""
-    return path.is_dir() and next(_files(path), None) is not None
+    """Whether a folder holds pictures, films or sounds, folders of them named by class, or tars of them."""
+    return path.is_dir() and (next(_files(path), None) is not None or any(map(_has_media, _shards(path))))
 
 
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """A folder's pictures as labelled rows, sorted: the class is the folder below `path` that a picture lies in.
+def is_media(path: Path) -> bool:
+    """Whether a folder or a tar holds pictures, films or sounds and, but for what is said of them, nothing else."""
+    if is_tar(path):
+        return _has_media(path) and _nothing_else(list(_opened(path, path.stat().st_mtime_ns)))
+    if not is_folder(path):
+        return False
+    files = (file for file in path.rglob("*") if not file.is_dir() and not (file.suffix == ".tar" and is_media(file)))
+    return all(file.suffix.lower() in (*EXTENSIONS, *SOUNDS) or file.name in (*NAMES, NOTICE) or
+               (file.suffix.lower() in BESIDE and any(file.with_suffix(e).exists() for e in (*EXTENSIONS, *SOUNDS)))
+               for file in files)
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any] | Unread]:
+    """A folder's pictures, films and sounds as labelled rows, sorted: the class is the folder that one lies in.
 
     In a tar, members of one name belong together (WebDataset): `.txt` is the caption, `.cls` the class, and `.json` may
-    say both ("text" or "caption", "label").
+    say both ("text" or "caption", "label"). Tars below a folder are its shards.
     A caption stands beside its picture in a .txt file of the same name, as in an unpacked WebDataset, and the label map
     of `a.png` (a number a pixel: which thing lies there) in `a.masks.png`.
     """
@@ -91,15 +118,45 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
         inside = file.relative_to(path)
         if file.name.endswith(MASKS):
             continue
-        row: dict[str, Any] = {"image": str(inside)}
+        row: dict[str, Any] = {key_of(file.suffix): str(inside)}
         if len(inside.parts) > 1:
             row["label"] = inside.parts[0]
         caption = file.with_suffix(".txt")
-        if caption.is_file() and not caption.is_symlink():     # a link could show any file of this machine
-            row["text"] = _caption(caption)
+        try:
+            if caption.is_file() and not caption.is_symlink():     # a link could show any file of this machine
+                row["text"] = _caption(caption)
+        except RequestError as error:
+            yield Unread(str(inside), str(error))
+            continue
         if file.with_suffix(MASKS).is_file():
             row["masks"] = str(inside.with_suffix(MASKS))
         yield row
+    for file in _shards(path):
+        inside = file.relative_to(path)
+        try:
+            for found in _rows_of_tar(_opened(file, file.stat().st_mtime_ns)):
+                if isinstance(found, Unread):
+                    yield Unread(f"{inside}/{found.name}", found.why)
+                else:
+                    yield {**found, (key := media_of(found)): f"{inside}/{found[key]}"}
+        except RequestError as error:
+            yield Unread(str(inside), str(error))
+
+
+def key_of(ending: str) -> str:
+    """What a row calls a file with this ending."""
+    return "audio" if ending.lower() in SOUNDS else "image"
+
+
+def media_of(row: Mapping[str, Any]) -> str:
+    """The key of a row's file."""
+    return "audio" if "audio" in row else "image"
+
+
+def file_of(name: str) -> str:
+    """The file that holds what a row names: itself, or the shard that it is a member of."""
+    shard, mark, _ = name.partition(SHARD)
+    return f"{shard}.tar" if mark else name
 
 
 def bytes_of(row: Mapping[str, Any], root: Path, key: str = "image") -> bytes:
@@ -108,19 +165,25 @@ def bytes_of(row: Mapping[str, Any], root: Path, key: str = "image") -> bytes:
     if not isinstance(name, str) or not name.lower().endswith(endings):
         raise ValueError(f"{key} is a file name that ends in {', '.join(endings)}")
     if not root.is_dir():
-        tar = _opened(root, root.stat().st_mtime_ns)
-        if name not in tar:
-            raise ValueError(f"{root} has no {json.dumps(name)} of at most {LARGEST >> 20} MiB")
-        return tar[name]
-    file = root / name
+        return _member(root, name)
+    file = root / file_of(name)
     if not file.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{key} {json.dumps(name)} lies outside {root}")
+    if SHARD in name and file.is_file():
+        return _member(file, name.partition(SHARD)[2])
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"{file} is larger than {LARGEST >> 20} MiB")
         return file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _member(path: Path, name: str) -> bytes:
+    tar = _opened(path, path.stat().st_mtime_ns)
+    if name not in tar:
+        raise ValueError(f"{path} has no {json.dumps(name)} of at most {LARGEST >> 20} MiB")
+    return tar[name]
 
 
 def trouble(row: Mapping[str, Any]) -> str:
@@ -166,27 +229,31 @@ def _words(raw: bytes, place: str) -> str:
         raise RequestError(f"{place} is no caption that can be read: {error}") from None
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=256)       # rows are in the order of their hashes, from any of the shards
 def _opened(path: Path, changed: int) -> Tar:
     """The index of a tar; one that has changed since is read anew."""
     return Tar(path)
 
 
-def _rows_of_tar(tar: Tar) -> Iterator[dict[str, Any]]:
-    """A row a picture, in the order of the members."""
+def _rows_of_tar(tar: Tar) -> Iterator[dict[str, Any] | Unread]:
+    """A row a picture, film or sound, in the order of the members."""
     keys = {name: _key(name) for name in tar}
     beside: dict[str, dict[str, str]] = {}
     for name, (key, kind) in keys.items():
         beside.setdefault(key, {})[kind] = name
     for name, (key, kind) in keys.items():
-        if kind not in EXTENSIONS:
+        if kind not in EXTENSIONS and kind not in SOUNDS:
             continue
-        row: dict[str, Any] = {"image": name}
-        if about := beside[key].get(".json"):
-            row |= _said(_words(tar[about], f"{tar.path}: {about}"), f"{tar.path}: {about}")
-        for field, ending in (("text", ".txt"), ("label", ".cls")):
-            if other := beside[key].get(ending):
-                row[field] = _words(tar[other], f"{tar.path}: {other}")
+        row: dict[str, Any] = {key_of(kind): name}
+        try:
+            if about := beside[key].get(".json"):
+                row |= _said(_words(tar[about], f"{tar.path}: {about}"), f"{tar.path}: {about}")
+            for field, ending in (("text", ".txt"), ("label", ".cls")):
+                if other := beside[key].get(ending):
+                    row[field] = _words(tar[other], f"{tar.path}: {other}")
+        except RequestError as error:
+            yield Unread(name, str(error))
+            continue
         yield row
 
 
@@ -210,5 +277,23 @@ def _key(name: str) -> tuple[str, str]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    return (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+    return (file for file in path.rglob("*") if file.suffix.lower() in (*EXTENSIONS, *SOUNDS) and file.is_file()
             and not file.is_symlink())
+
+
+def _shards(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*.tar") if file.is_file() and not file.is_symlink())
+
+
+def _has_media(path: Path) -> bool:
+    try:
+        return next(_rows_of_tar(_opened(path, path.stat().st_mtime_ns)), None) is not None
+    except RequestError:
+        return False
+
+
+def _nothing_else(names: list[str]) -> bool:
+    """Whether the members of a tar are media, what is said of them, and a licence."""
+    told = {name: _key(name) for name in names}
+    media = {key for key, kind in told.values() if kind in (*EXTENSIONS, *SOUNDS)}
+    return all(key in media or name.rpartition("/")[2] in (*NAMES, NOTICE) for name, (key, _) in told.items())

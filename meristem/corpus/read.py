@@ -31,6 +31,7 @@ from meristem.corpus.formats.base import (
     Refusal,
     RefusedError,
     is_packed,
+    media_of,
     reader_of,
     unpack,
 )
@@ -42,7 +43,8 @@ SKIPPED = {"__pycache__", "site-packages", "dist-packages", "node_modules", ".gi
            ".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints"}
 CODE = {".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".js", ".ts", ".jsx", ".tsx", ".java", ".go",
         ".rs", ".rb", ".php", ".sh", ".bash", ".pl", ".lua", ".r", ".jl", ".hs", ".ml", ".scala", ".kt", ".swift",
-        ".sql", ".m4", ".css", ".ps1", ".bat", ".cmake", ".toml", ".yaml", ".yml", ".json", ".ini", ".cfg", ".xml"}
+        ".sql", ".m4", ".css", ".pm", ".tcl", ".vim", ".awk", ".mjs", ".f90", ".ps1", ".bat", ".cmake", ".toml",
+        ".yaml", ".yml", ".json", ".ini", ".cfg", ".xml"}
 PROSE = {".txt", ".md", ".rst", ".tex", ".html", ".htm", ".org", ".adoc"}
 SYMBOLS = b"{}()[];=<>_"
 SYMBOLS_OF_CODE = 0.04                  # share of bytes: 0.08 in the standard library's code, 0.015 in its prose
@@ -256,6 +258,8 @@ def _bytes_of_text(f: BinaryIO, size: int) -> bytes:
         if len(raw) > LARGEST:
             raise RefusedError("too_large", len(raw))
     if (zero := raw.find(b"\0")) >= 0:
+        if kind := media_of(raw):
+            raise RefusedError("media", f"a {kind}: curate {kind}s:FOLDER reads it")
         raise RefusedError("binary", zero)
     return raw
 

@@ -13,8 +13,10 @@ MEANT = {
     "near_duplicate": "at least 0.7 of its 5-word shingles are those of a document that stays",
     "exact_duplicate": "the same bytes as a document that stays", "over_limit": "the sample was full",
     "contaminated": "holds an evaluation item", "too_large": "over 8 MiB, or more than a format may hold",
-    "binary": "no text: a zero byte", "invalid_utf8": "no text: bytes that are no UTF-8", "bomb":
-    "unpacks to 500 times its size", "damaged": "its archive or table is damaged",
+    "binary": "no text: a zero byte", "media": "a picture, film or sound among texts",
+    "unreadable": "a file, or what is said of it, that cannot be read",
+    "invalid_utf8": "no text: bytes that are no UTF-8", "bomb": "unpacks to 500 times its size",
+    "damaged": "its archive or table is damaged",
     "truncated": "ends before its stated length",
     "no_main_text": "a page without a main text", "record_type": "an archive's record that is no page",
     "needs_package": "a package that reads it is not installed"}

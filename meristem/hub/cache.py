@@ -3,6 +3,7 @@
     locate("runs/llama")                    # the folder itself, or model/ in a run folder
     locate("org/name"), locate("org/name@revision")
     locate("runs/base", near=Path("/elsewhere/runs/fill/adapter"))     # a relative path, said in that folder
+    dataset("org/name", Path("runs/corpus"))                           # the files of a data set, in runs/corpus.hub
 
 The cache is the one of `huggingface_hub` ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub): refs/NAME
 holds a commit, snapshots/COMMIT the files. It is read without that package. What is not there is fetched by it, if it
@@ -10,13 +11,18 @@ is installed and HF_HUB_OFFLINE is not set: weights in safetensors, JSON and the
 """
 import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from meristem.core.errors import MachineError, RequestError
 
 ID = re.compile(r"(?!.*(?:--|\.\.))[\w][\w.-]{0,95}/[\w][\w.-]{0,95}(?:@[\w./-]+)?")
 FETCHED = ("*.safetensors", "*.json", "chat_template.jinja")   # of the repository's top level
+DATA = tuple(f"*{kind}{packed}" for kind in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".html",
+             ".warc", ".wet", ".fasta", ".tar") for packed in ("", ".gz", ".zst")) + ("LICENSE*", "COPYING*")
+TAKEN = ".name"                         # OUT.hub.name: which data set OUT.hub holds, once all of it is there
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 
 
@@ -68,24 +74,53 @@ def snapshot(name: str) -> Path:
     if found := cached(repository, revision):
         return found
     missing = f"no folder {name}, and the Hub model is not in the cache {root()}"
+    found = _fetch(missing, repository, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=["*/*"])
+    if not (found / CONFIG).is_file():
+        raise RequestError(f"{repository} on the Hub holds no {CONFIG}, so it is no model that can be loaded")
+    return found
+
+
+def dataset(name: str, out: Path) -> Path:
+    """The folder OUT.hub with the files of the data set `org/name` or `org/name@revision`, fetched unless it is there.
+
+    Tables, texts, archives and licences alone, nothing that runs. RequestError: no such name, offline, or OUT.hub holds
+    something else. MachineError: no network.
+    """
+    if not ID.fullmatch(name):
+        raise RequestError(f"hub:{name} is no data set of the Hub; write hub:org/name or hub:org/name@revision")
+    folder, own = out.with_name(f"{out.name}.hub"), out.with_name(f"{out.name}.hub{TAKEN}")
+    if own.is_file() and own.read_text(encoding="utf-8").strip() == name:
+        return folder
+    begun = folder / ".cache"                                  # what huggingface_hub notes down while it fetches
+    if own.exists() or (folder.exists() and not begun.is_dir() and any(folder.iterdir())):
+        raise RequestError(f"{folder} holds something else than {name}; remove it, or choose another --out")
+    repository, _, revision = name.partition("@")
+    missing = f"the data set {name} is not in {folder}"
+    _fetch(missing, repository, revision=revision or "main", repo_type="dataset", allow_patterns=list(DATA),
+           local_dir=folder)
+    shutil.rmtree(begun, ignore_errors=True)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise RequestError(f"{name} on the Hub holds no tables, texts or archives")
+    own.write_text(f"{name}\n", encoding="utf-8")
+    return folder
+
+
+def _fetch(missing: str, repository: str, **how: Any) -> Path:
+    """huggingface_hub's download; RequestError or MachineError in one line."""
     if any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in ("HF_HUB_OFFLINE",
                                                                                   "TRANSFORMERS_OFFLINE")):
-        raise RequestError(f"{missing}; HF_HUB_OFFLINE forbids fetching it: unset it, or copy the model's folder here")
+        raise RequestError(f"{missing}; HF_HUB_OFFLINE forbids fetching it: unset it, or copy its folder here")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
         raise RequestError(f"{missing}; to fetch it: pip install huggingface_hub") from None
     try:
-        found = Path(snapshot_download(repository, revision=revision, allow_patterns=list(FETCHED),
-                                       ignore_patterns=["*/*"]))
+        return Path(snapshot_download(repository, **how))
     except (HfHubHTTPError, HFValidationError) as error:
         raise RequestError(f"{missing}, and the Hub does not give it: {_line(error)}") from None
     except OSError as error:                                   # no network, a full disk
         raise MachineError(f"{missing}, and fetching it failed: {_line(error)}") from None
-    if not (found / CONFIG).is_file():
-        raise RequestError(f"{repository} on the Hub holds no {CONFIG}, so it is no model that can be loaded")
-    return found
 
 
 def cached(repository: str, revision: str = "main") -> Path | None:

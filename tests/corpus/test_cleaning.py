@@ -131,6 +131,12 @@ def test_stages_that_ask_a_classifier_say_what_it_said(classifier):
     assert [v for rule, v in zip(kept["rule"], kept["value"], strict=True) if rule] == [p for p in odds if p < middle]
     toxic = stages_of([f"toxicity:run={classifier},label=bad,most=0.5"])[0](batch_of(texts))
     assert [bool(rule) for rule in toxic["rule"]] == [round(1 - p, 4) > 0.5 for p in odds]
+    lines = stages_of([f"toxicity:run={classifier},label=bad,lines=true,most={1 - middle - 1e-4}"])[0]
+    worst = texts[odds.index(min(odds))]
+    cut = lines(batch_of(["\n\n".join(texts), worst, "\n"]))
+    best = texts[odds.index(max(odds))]
+    assert [line for line in cut["text"][0].split("\n") if line] == [best] and cut["facts"][0] == {"toxic_lines": 2}
+    assert cut["rule"] == ["", "toxicity", ""] and lines(batch_of([worst], "code"))["text"] == [worst]
     told = stages_of([f"domain:run={classifier}"])[0](batch_of(texts))
     assert [f["domain"] for f in told["facts"]] == ["good" if p > 0.5 else "bad" for p in odds]
     assert not any(told["rule"])

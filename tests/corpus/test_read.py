@@ -23,7 +23,8 @@ def only(path: Path) -> Document | read.Refusal:
 
 @pytest.mark.parametrize(("name", "raw", "rule", "value"), [
     ("nothing.txt", b"", "empty", 0),
-    ("image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary", 8),
+    ("image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "media", "a picture: curate pictures:FOLDER reads it"),
+    ("data", b"\x89PN\r\n\x1a\n\0\0", "binary", 7),
     ("late.txt", TEXT.encode() * 1000 + b"\0" + b"a", "binary", 45000),
     ("latin.txt", b"caf\xe9 au lait", "invalid_utf8", 3),
     ("surrogate.txt", b"ok \xed\xa0\x80", "invalid_utf8", 3),

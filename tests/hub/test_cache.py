@@ -1,4 +1,5 @@
 """Hub ids: from the cache, else fetched where that is allowed, else one line; relative paths hold from anywhere."""
+import json
 import os
 import shutil
 import sys
@@ -8,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 import meristem
+from meristem.cli.main import main
 from meristem.codecs import bpe
 from meristem.core.errors import MachineError, RequestError
+from meristem.corpus.store import Corpus
 from meristem.hub import cache, hf
 from meristem.models.llama import Config, Model
 
@@ -135,3 +138,36 @@ def test_a_relative_path_in_a_file_is_found_from_anywhere(folder: Path, tmp_path
     assert cache.locate("runs/base/model", near=adapter) == tmp_path / "runs" / "base" / "model"
     with pytest.raises(RequestError):
         cache.locate("runs/base")
+
+
+def test_a_data_set_is_fetched_beside_the_corpus_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, **how) -> str:
+        asked.append((repository, how["repo_type"], how["revision"]))
+        where = how["local_dir"]
+        (where / ".cache").mkdir(parents=True, exist_ok=True)
+        if len(asked) == 1:
+            raise OSError("no route")
+        rows = [{"text": " ".join(f"word{k} and then" for k in range(9 * n, 9 * n + 9))} for n in range(9)]
+        (where / "part.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(where)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=download, __path__=[]))
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", SimpleNamespace(HfHubHTTPError=Refused,
+                                                                               HFValidationError=Refused))
+    for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(key, "0")
+    with pytest.raises(MachineError, match="fetching it failed: no route"):
+        cache.dataset("org/set@v1", tmp_path / "out")
+    for _ in range(2):                                                     # goes on after the failure; then is there
+        assert main(["curate", "hub:org/set@v1", "--out", str(tmp_path / "out")]) == 0
+    assert asked == [("org/set", "dataset", "v1")] * 2
+    assert Corpus.open(tmp_path / "out").summary["seen"]["documents"] == 9
+    with pytest.raises(RequestError, match="holds something else"):
+        cache.dataset("org/other", tmp_path / "out")
+    for name, why in (("plain", "is no data set"), ("../up/x", "is no data set")):
+        with pytest.raises(RequestError, match=why):
+            cache.dataset(name, tmp_path / "new")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RequestError, match="HF_HUB_OFFLINE forbids"):
+        cache.dataset("org/other", tmp_path / "new")

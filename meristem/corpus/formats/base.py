@@ -61,6 +61,8 @@ class Refusal:
     value: float | str
 
 
+MEDIA = ((b"\x89PNG\r\n\x1a\n", "picture"), (b"\xff\xd8\xff", "picture"), (b"GIF8", "picture"), (b"fLaC", "sound"),
+         (b"OggS", "sound"), (b"ID3", "sound"))                # first bytes
 ARCHIVE = re.compile(rb"WARC/\d\.\d+\r?\n|filedesc://\S+ \S+ \d+ \S+ \d+\s")     # the first line of WARC and of ARC
 
 
@@ -85,6 +87,15 @@ def reader_of(name: str, head: bytes) -> ModuleType | None:
         found = "tar"
     found = found or TABLES.get(extension(name), "")
     return import_module(f"meristem.corpus.formats.{found}") if found else None
+
+
+def media_of(head: bytes) -> str:
+    """Whether these are the first bytes of a picture, a film or a sound; "" for others."""
+    if head.startswith(b"RIFF"):
+        return {b"WAVE": "sound", b"WEBP": "picture", b"AVI ": "film"}.get(head[8:12], "")
+    if head[4:8] == b"ftyp":
+        return "film"
+    return next((kind for mark, kind in MEDIA if head.startswith(mark)), "")
 
 
 def extension(name: str) -> str:
