@@ -166,7 +166,7 @@ def records(path: Path, name: str, terms: str = licence.UNKNOWN, options: Option
     """
     try:
         if path.is_dir():
-            yield from (_under(item, terms) for item in git.commits(path, name))
+            yield from (_under(item, terms) for item in _told(git.commits(path, name), name, 0))
             return
         with open(path, "rb") as f:
             opened(f)
@@ -193,11 +193,20 @@ def records_of(f: BinaryIO, name: str, size: int, options: Options, nested: bool
         if reader and nested and reader.__name__.endswith(".tar"):
             yield Refusal(name, size, "nested", "tar inside tar")
         elif reader:
-            yield from reader.records(stream, name, options)
+            yield from _told(reader.records(stream, name, options), name, max(size, 0))
         else:
             yield Record(name, _bytes_of_text(stream, size))
     except RefusedError as refused:
         yield Refusal(name, max(size, 0), *refused.args)
+
+
+def _told(items: Items, name: str, size: int) -> Items:
+    """The items of a file of many records; one that holds none is a line of the ledger, too."""
+    one: Record | Refusal | None = None
+    for one in items:
+        yield one
+    if one is None:
+        yield Refusal(name, size, "no_record", size)
 
 
 def convert(record: Record) -> Iterator[Document | Refusal]:

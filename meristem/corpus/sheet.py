@@ -16,6 +16,7 @@ MEANT = {
     "binary": "no text: a zero byte", "media": "a picture, film or sound among texts",
     "unreadable": "a file, or what is said of it, that cannot be read",
     "invalid_utf8": "no text: bytes that are no UTF-8", "bomb": "unpacks to 500 times its size",
+    "no_record": "a file of records that holds none",
     "damaged": "its archive or table is damaged",
     "truncated": "ends before its stated length",
     "no_main_text": "a page without a main text", "record_type": "an archive's record that is no page",

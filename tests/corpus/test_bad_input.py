@@ -120,6 +120,19 @@ def test_empty_and_all_duplicate_corpora_say_so(tmp_path):
     assert not (tmp_path / "out" / "corpus.json").exists()
 
 
+def test_a_file_of_records_that_holds_none_has_a_line_too(raw, tmp_path):
+    """Found by fuzzing: a table of nothing but its heading, an empty archive and a page-less crawl left no trace."""
+    (raw / "a.csv").write_text("text,n\n")
+    (raw / "b.jsonl").write_bytes(b"")
+    (raw / "c.warc.gz").write_bytes(gzip.compress(b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 12"))
+    with tarfile.open(raw / "d.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("inside.csv"), io.BytesIO(b""))
+    rows = ledger(raw, tmp_path)
+    assert {rows[f"raw/{name}"]["rule"] for name in ("a.csv", "b.jsonl")} == {"no_record"}
+    assert [row["verdict"] for path, row in rows.items() if path.startswith("raw/c.warc.gz")] == ["dropped"]
+    assert [path for path in rows if path.startswith("raw/d.tar")] == ["raw/d.tar/inside.csv"]
+
+
 def test_a_column_that_is_missing_or_of_another_type_is_said_a_row(raw, tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"text": [1, 2]}), raw / "numbers.parquet")
