@@ -118,12 +118,12 @@ def toxic(data: Path, work: Path, tiny: bool) -> dict[str, Any]:
     order = sorted({row[3] for row in hate})
     random.Random(0).shuffle(order)
     held = set(order[::2])
-    taught: Rows = [*made[:200 if tiny else 10_000], *(row for row in hate if row[3] not in held),
-                    *((text, "fine", "", "") for text in wikipedia(data, 100 if tiny else 4000))]
+    taught: Rows = [*made[:1000 if tiny else 10_000], *(row for row in hate if row[3] not in held),
+                    *((text, "fine", "", "") for text in wikipedia(data, 1000 if tiny else 4000))]
     (work / "rows.jsonl").write_text("".join(json.dumps({"text": text, "label": label}) + "\n"
                                              for text, label, *_ in taught), encoding="utf-8")
     run = pretrain(edit(quality(), {"data.corpus": str(work / "rows.jsonl"), "train.context": 64,
-                                    "train.steps": 30 if tiny else STEPS}), work / "run")
+                                    "train.steps": 200 if tiny else STEPS}), work / "run")
     documents = paragraphs(data)[:12 if tiny else None]
     rng = random.Random(1)
     lines = {label: sorted({row[0] for row in hate if row[3] in held and row[1] == label})

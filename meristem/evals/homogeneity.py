@@ -85,20 +85,24 @@ def inherited(base: Path, adapted: Sequence[Path], task: str, metric: str, seed:
     trees = {folder: read_json(folder / "evals" / f"{task}.json") for folder in (base, *adapted)}
     if len({tree["scores"][0]["prompt_hash"] for tree in trees.values()}) > 1:
         raise RequestError(f"the runs were asked other items of {task} each; use the same --limit and --seed")
-    columns = {}
-    for folder, tree in trees.items():
-        weights = np.array(tree["outcome"]["weights"][metric])
-        columns[folder] = np.array(tree["outcome"]["values"][metric])[weights > 0]
-    first, rng, out = columns[base], np.random.default_rng(seed), []
+    counts = {folder: np.array(tree["outcome"]["weights"][metric]) > 0 for folder, tree in trees.items()}
+    values = {folder: np.array(tree["outcome"]["values"][metric]) for folder, tree in trees.items()}
+    rng, out = np.random.default_rng(seed), []
     for folder in adapted:
-        other, n = columns[folder], len(first)
+        both = counts[base] & counts[folder]                   # bbq's bias counts the items that were not refused
+        first, other, n = values[base][both], values[folder][both], int(both.sum())
         draws = []
         for _ in range(RESAMPLES // 4):
-            rows = rng.integers(0, n, n)
-            if first[rows].std() > 0 and other[rows].std() > 0:
+            rows = rng.integers(0, max(1, n), n)
+            if n and first[rows].std() > 0 and other[rows].std() > 0:
                 draws.append(float(np.corrcoef(first[rows], other[rows])[0, 1]))
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if draws else (float("nan"), float("nan"))
-        whole = float(np.corrcoef(first, other)[0, 1]) if first.std() > 0 and other.std() > 0 else float("nan")
-        out.append(Inherited(folder.name, float(first.mean()), float(other.mean()), whole,
-                             Interval(float(low), float(high), f"bootstrap over {n} items")))
+        whole = float(np.corrcoef(first, other)[0, 1]) if n and first.std() > 0 and other.std() > 0 else float("nan")
+        said = Interval(float(low), float(high), f"bootstrap over {n} items")
+        means = (_mean(values[one][counts[one]]) for one in (base, folder))
+        out.append(Inherited(folder.name, *means, whole, said))
     return out
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -241,12 +241,19 @@ def test_fifteen_corruptions_grow_with_their_severity():
 def test_what_a_base_passes_on_is_correlated(tmp_path):
     rng = np.random.default_rng(0)
     base = (rng.random(200) < 0.6).astype(float)
-    columns = {"base": base, "same": base, "other": (rng.random(200) < 0.6).astype(float)}
+    columns = {"base": base, "same": base, "other": (rng.random(200) < 0.6).astype(float), "silent": base}
     for name, values in columns.items():
         (tmp_path / name / "evals").mkdir(parents=True)
         (tmp_path / name / "evals" / "swaps.json").write_text(json.dumps(
             {"scores": [{"prompt_hash": "x"}], "outcome": {"values": {"m": [*values, 9.0]},
                                                            "weights": {"m": [1.0] * 200 + [0.0]}}}))
-    same, other = homogeneity.inherited(tmp_path / "base", [tmp_path / "same", tmp_path / "other"], "swaps", "m")
-    assert same.correlation == pytest.approx(1) and same.base == same.adapted == base.mean()
+    tree = json.loads((tmp_path / "same" / "evals" / "swaps.json").read_text())
+    tree["outcome"]["weights"]["m"][:50] = [0.0] * 50          # items that this one gave no answer to do not count
+    (tmp_path / "same" / "evals" / "swaps.json").write_text(json.dumps(tree))
+    tree["outcome"]["weights"]["m"] = [0.0] * 201
+    (tmp_path / "silent" / "evals" / "swaps.json").write_text(json.dumps(tree))
+    same, other, silent = homogeneity.inherited(tmp_path / "base", [tmp_path / name for name in (
+        "same", "other", "silent")], "swaps", "m")
+    assert same.correlation == pytest.approx(1) and same.base == base.mean() and same.adapted == base[50:].mean()
+    assert np.isnan([silent.adapted, silent.correlation, silent.interval.low]).all() and silent.base == base.mean()
     assert other.interval.low < 0 < other.interval.high
