@@ -10,8 +10,9 @@ from meristem.core.run import Data, Run, Train
 def llama() -> Run:
     """A small Llama-style decoder on any corpus, the size the quickstart plans for about four minutes.
 
-    Command: `meristem pretrain llama data.corpus=CORPUS --out runs/llama`. CPU time: about 4 minutes. Expected on the
-    Python standard library: about 1.5 bits per byte, and below a 5-gram Kneser-Ney model on the same split.
+    Command: `meristem pretrain llama data.corpus=CORPUS --out runs/llama`. CPU time: about 4 minutes on two cores.
+    Expected on the Python standard library: below a 5-gram Kneser-Ney model on the same split, as the quickstart's
+    base is, whose plan is smaller (docs/results.md, A1); this size's own bits per byte were not measured.
     """
     return Run(
         name="llama",

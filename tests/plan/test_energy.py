@@ -41,7 +41,7 @@ def test_llama_4_card(hours, carbon):
 def test_patterson_table_4(watts, chips, days, pue, kg, mwh, carbon):
     """Rows 44 and 45: the search of NAS, T5, Meena, GShard, Switch, GPT-3."""
     energy = megawatt_hours(chips * days * 24, watts, pue)
-    assert energy == pytest.approx(mwh, rel=0.01) and tonnes(energy, kg) == pytest.approx(carbon, rel=0.015)
+    assert energy == pytest.approx(mwh, rel=0.01) and tonnes(energy, kg) == pytest.approx(carbon, rel=0.01)
 
 
 @pytest.mark.parametrize(("chips", "days", "teraflops", "published"), [
