@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import record
+from benchmarks.common import kept, record
 from benchmarks.copying import base_of, questions
 from benchmarks.retail import ACTING, Shop, recorded
 from meristem.core.config import edit
@@ -249,13 +249,13 @@ def world(data: Path, out: Path, seed: int, steps: int, count: int) -> dict[str,
     table: dict[str, Any] = {"cpu_minutes of tuning": trained}
     for name, constrained in (("tools", True), ("tools, calls unconstrained", False), ("no tools", True)):
         policy = Caller(loaded.module, loaded.codec, loaded.chat, Sampling(length=160), constrained, shown=False)
-        right, statuses = [], list[str]()
-        for question, some in orders:
-            before = [{"role": "system", "content": AT_ONCE}] if name == "no tools" else []
-            trace = loop.run(policy, [] if name == "no tools" else tools,
-                             [*before, {"role": "user", "content": question}], loop.Limits(steps=6))
-            right.append(trace.answer.strip() == str(sum(n * price(item) for item, n in some)))
-            statuses += [c["status"] for c in trace.calls]
+        before = [{"role": "system", "content": AT_ONCE}] if name == "no tools" else []
+        made = [kept(out / "answers" / f"agent-{seed}-{name}-{number}.json", lambda: _acted(
+            policy, [] if name == "no tools" else tools, [*before, {"role": "user", "content": question}]))   # noqa: B023
+                for number, (question, _) in enumerate(orders)]
+        right = [answer == str(sum(n * price(item) for item, n in some))
+                 for (answer, _), (_, some) in zip(made, orders, strict=True)]
+        statuses = [status for _, some in made for status in some]
         bad = sum(s in ("malformed", "unknown") for s in statuses)
         table[name] = {**share(right), "calls": len(statuses), "malformed": bad}
         print(name, json.dumps(table[name]), flush=True)
@@ -263,14 +263,22 @@ def world(data: Path, out: Path, seed: int, steps: int, count: int) -> dict[str,
     write = writer_of(loaded.module, loaded.codec, loaded.chat, Sampling(length=64))
     half = Store.of([fact(item, price(item)) for item in unseen[::2]])
     closed = Caller(loaded.module, loaded.codec, loaded.chat, Sampling(length=64), shown=False)
-    told = [(item, question, str(closed([{"role": "system", "content": AT_ONCE},
-                                         {"role": "user", "content": question}], [])["content"]))
-            for item, question in facts]
-    table["closed-book"] = share([said.strip() == fact(item, price(item)).text for item, _, said in told])
+    told = kept(out / "answers" / f"agent-{seed}-closed.json", lambda: [
+        str(closed([{"role": "system", "content": AT_ONCE}, {"role": "user", "content": question}], [])["content"])
+        for _, question in facts])
+    table["closed-book"] = share([text.strip() == fact(item, price(item)).text
+                                  for text, (item, _) in zip(told, facts, strict=True)])
     for name, shown in (("retrieved", store), ("oracle", None), ("half of the facts are missing", half)):
-        table[name] = read(facts, shown, write, set(unseen[::2] if shown is half else unseen))
+        table[name] = kept(out / "answers" / f"agent-{seed}-{name}.json", lambda: read(
+            facts, shown, write, set(unseen[::2] if shown is half else unseen)))               # noqa: B023
         print(name, json.dumps(table[name]), flush=True)
     return {**table, "cpu_minutes": (time.process_time() - start) / 60}
+
+
+def _acted(policy: loop.Policy, tools: Sequence[Tool], messages: Sequence[loop.Message]) -> tuple[str, list[str]]:
+    """The answer of a session, and how each of its calls went."""
+    trace = loop.run(policy, tools, messages, loop.Limits(steps=6))
+    return trace.answer.strip(), [c["status"] for c in trace.calls]
 
 
 def read(facts: Sequence[tuple[Item, str]], store: Store | None, write: Writer, there: set[Item]) -> dict[str, Any]:
@@ -297,7 +305,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("functions", "shop", "world"))
     parser.add_argument("--model", type=Path, help="a chat model's run; without it the accepted calls are made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--limit", type=int, default=10_000, help="rows of a part of BFCL, dialogues, at most")
     parser.add_argument("--tiny", action="store_true", help="a few rows and steps, to see that it runs")
     a = parser.parse_args()

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.adaptation import write
-from benchmarks.common import record
+from benchmarks.common import kept, record
 from benchmarks.copying import base_of, questions
 from benchmarks.instructions import KINDS, Asked, is_test, made
 from meristem.codecs.chat import usual
@@ -59,8 +59,14 @@ def tuned(base: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path
         "train.guard": False, **edits}), out)
 
 
-def said(model: Path, conversations: Sequence[Messages], temperature: float = 0.0, seed: int = 0) -> list[str]:
-    """The assistant's next words after each conversation."""
+def said(model: Path, what: str, conversations: Sequence[Messages], temperature: float = 0.0,
+         seed: int = 0) -> list[str]:
+    """The assistant's next words after each conversation; `what` names them among the model's answers."""
+    return kept(model.parent / "answers" / f"{model.name}-{what}.json",
+                lambda: _said(model, conversations, temperature, seed))
+
+
+def _said(model: Path, conversations: Sequence[Messages], temperature: float, seed: int) -> list[str]:
     loaded = hf.load(model)
     assert loaded.codec is not None
     reader = Reader(loaded.codec, loaded.chat or usual(loaded.codec))
@@ -104,7 +110,7 @@ def instructions(base: Path, words: Sequence[str], out: Path, seed: int, tiny: b
                 {"train.steps": 2 if tiny else 500, "train.batch": 16, "train.optimizer": "muon", "train.lr": 1e-2,
                  **more})
     own = train[-(24 if tiny else 1200):]
-    drawn = [said(sft, [user(a.asked) for a in own], 1.0, n) for n in (1, 2)]
+    drawn = [said(sft, f"drawn-{n}", [user(a.asked) for a in own], 1.0, n) for n in (1, 2)]
     pairs = [{"prompt": user(a.asked), "chosen": x.strip(), "rejected": y.strip()} for a, *both in
              zip(own, *drawn, strict=True) for x, y in (both, both[::-1])
              if a.right(x) and not a.right(y) and x.strip() and y.strip()]
@@ -115,9 +121,9 @@ def instructions(base: Path, words: Sequence[str], out: Path, seed: int, tiny: b
                                     {"train.steps": 40, "train.lr": 3e-5, "train.context": 320})
     asked = made("test", 48 if tiny else 600, 0, words)
     shown = [next(a for a in train if a.kind == kind) for kind in ("repeat", "json", "dashes", "ends")]
-    texts = {"base, chat template": said(base, [user(a.asked) for a in asked]),
-             "base, four examples": continued(base, asked, shown),
-             **{name: said(model, [user(a.asked) for a in asked]) for name, model in models.items()}}
+    texts = {"base, chat template": said(base, "asked", [user(a.asked) for a in asked]),
+             "base, four examples": kept(out / "answers" / "base-shown.json", lambda: continued(base, asked, shown)),
+             **{name: said(model, "asked", [user(a.asked) for a in asked]) for name, model in models.items()}}
     right = {name: [float(a.right(t)) for a, t in zip(asked, some, strict=True)] for name, some in texts.items()}
     best = max(("base, chat template", "base, four examples"), key=lambda name: sum(right[name]))
     for name, values in right.items():
@@ -174,7 +180,7 @@ def recall(base: Path, words: Sequence[str], out: Path, seed: int, tiny: bool) -
     for back in TURNS:
         rng = np.random.default_rng(seed_of(0, "recall", "test", back))
         asked = [conversation(rng, own["test"], between["test"], back) for _ in range(10 if tiny else 200)]
-        answers = said(model, [messages for messages, _, _ in asked])
+        answers = said(model, f"{back}-back", [messages for messages, _, _ in asked])
         found[f"{back} turns back"] = share([float(text.strip() == f"It is {value}.")
                                              for text, (_, value, _) in zip(answers, asked, strict=True)])
         found[f"{back} turns back, the thing told last"] = share([float(every[-1] == value)

@@ -41,6 +41,15 @@ def record(name: str, result: dict[str, Any]) -> None:
     print(json.dumps(full))
 
 
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, a JSON value, from the file into which an earlier call has put it."""
+    if not path.is_file():
+        text = json.dumps(make())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return json.loads(path.read_text())
+
+
 def processor() -> str:
     """The processor's name as the system gives it."""
     try:

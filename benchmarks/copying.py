@@ -5,7 +5,7 @@
 DATA holds p3-open. A Llama of 0.7 M parameters, one token a byte, learns to copy random words and figures (recipe
 `copies`: rows of 96 characters, loss on the copies alone), then reads a mixture of p3-open's questions with answers and
 of longer copies as plain text. It has seen no chat, no made instruction, no tool. Recorded is how often it copies
-exactly, by the length of the text, beside the same network after as many tokens of p3-open's text alone.
+exactly, by the length of the text, after each of the two stages.
 `benchmarks.assistant` and `benchmarks.agents` tune this base. Interrupted, the same command goes on.
 """
 import argparse
@@ -76,7 +76,7 @@ def copied(model: Path, out: Path, tiny: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train the base and the network without copies, ask both."""
+    """Train the base, ask it after each stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -87,7 +87,8 @@ def main() -> None:
     start = time.process_time()
     base = base_of(texts, given.out, given.seed, given.tiny)
     found: dict[str, Any] = {"cpu_minutes": (time.process_time() - start) / 60}
-    found["base"] = copied(base, given.out, given.tiny)
+    for name, model in (("copies alone", given.out / f"copies-{given.seed}"), ("with text", base)):
+        found[name] = copied(model, given.out, given.tiny)
     record(f"copying-{given.seed}{'-tiny' * given.tiny}", found)
 
 
