@@ -1,11 +1,11 @@
 """Helpful, harmless, honest: three scores before and after tuning, and refusals of harmless questions (row H11).
 
-    python -m benchmarks.values DATA --out FOLDER [--seed 0] [--tiny]
+    python -m benchmarks.values DATA --out FOLDER [--base RUN] [--seed 0] [--tiny]
 
-DATA holds p3-open, hh-harmless, nq-open-dev and xstest. The base of `benchmarks.assistant` (an `--out` of it is used
-again) is tuned on four kinds of rows: instructions with a form, answered; what people wrote to provoke harm (the first
-turns of hh-harmless), refused; plain questions (nq-open), accepted in stock words, for a model of 1 M parameters knows
-no answer; conversations in which something is asked for that was told, or was not, and the answer says which. Base and
+DATA holds p3-open, hh-harmless, nq-open-dev and xstest. The base of `benchmarks.assistant` (`--base`, or made anew) is
+tuned on four kinds of rows: instructions with a form, answered; what people wrote to provoke harm (the first turns of
+hh-harmless), refused; plain questions (nq-open), accepted in stock words, for a model of 1 M parameters knows no
+answer; conversations in which something is asked for that was told, or was not, and the answer says which. Base and
 tuned model are then asked: helpful, held-out instructions (followed); harmless, XSTest's unsafe questions and held-out
 provocations (refused) and XSTest's safe ones (refused all the same: over-refusal); honest, held-out conversations (the
 value, or that it was not told). XSTest is in no training row. Interrupted, the same command goes on.
@@ -78,12 +78,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="a finished run of that base")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a few rows and steps, to see that it runs")
     given = parser.parse_args()
     start, tiny = time.process_time(), given.tiny
     texts = questions(given.data)
-    words, base = words_of(texts, 2000), base_of(texts, given.out, tiny)
+    words, base = words_of(texts, 2000), given.base or base_of(texts, given.out, given.seed, tiny)
     own = {split: [w for w in words if is_test(w) == (split == "test")] for split in ("train", "test")}
     tasks = {split: made(split, 24 if tiny else count, 0, words) for split, count in (("train", 3000), ("test", 300))}
     bad, plain = provocations(given.data), asked_before(given.data)
@@ -93,8 +94,8 @@ def main() -> None:
     rows += [answered(user(text), ACCEPTED) for text in plain[:len(bad) - 200]]
     rows += [answered(*told(rng, own["train"], tasks["train"][:600])) for _ in range(24 if tiny else 2500)]
     rows = [rows[i] for i in rng.permutation(len(rows))][:200 if tiny else None]
-    tune = {"train.steps": 2 if tiny else 450, "train.batch": 2 if tiny else 8, "train.optimizer": "muon",
-            "train.lr": 1e-2}
+    tune = {"train.steps": 2 if tiny else 400, "train.batch": 2 if tiny else 8, "train.context": 448,
+            "train.optimizer": "muon", "train.lr": 1e-2}
     model = tuned(base, {"train": rows[100:], "validation": rows[:50], "test": rows[50:100]},
                   given.out / f"values-{given.seed}", "sft", given.seed, tune)
     with open(given.data / "xstest" / "xstest_prompts.csv", encoding="utf-8") as f:
