@@ -167,14 +167,16 @@ def both(b: Bench) -> None:
 def four(b: Bench) -> None:
     """Eight tasks of four senses in one checkpoint, and a network of the same shape for each on the rows of it alone.
 
-    A specialist takes an eighth of the steps: as many rows of its task as the one model sees.
+    A specialist takes an eighth of the steps, warmup among them: as many rows of its task as the one model sees.
     """
     corpus = b.corpus("four", senses.make)
     b.judge("four", b.run("four", "senses", corpus), corpus, "visual_answers", limit=2000)
-    steps = resolve("senses")[0].train.steps / len(senses.TASKS)
+    whole = resolve("senses")[0].train
+    steps, warmup = (count / len(senses.TASKS) for count in (whole.steps, whole.warmup))
     for kind in senses.TASKS:
         own = only(b.out, corpus, "four", kind)
-        run = b.run(f"four-{kind}", "senses", own, **({} if b.tiny else {"train__steps": round(b.share * steps)}))
+        run = b.run(f"four-{kind}", "senses", own, **({} if b.tiny else {
+            "train__steps": round(b.share * steps), "train__warmup": round(warmup)}))
         b.judge(f"four-{kind}", run, own, "visual_answers", limit=2000)
     b.beside("four", list(senses.TASKS))
 

@@ -43,7 +43,7 @@ def senses() -> Run:
     return Run(
         name="senses", model=llava().model, objective=Part("joined", {}),
         data=Data(codec=Part("action", {"vocab": 640}), examples="interleaved"),
-        train=Train(steps=1600, batch=64, context=40, optimizer="muon", lr=5e-3, warmup=50, compile=False,
+        train=Train(steps=800, batch=64, context=40, optimizer="muon", lr=5e-3, warmup=50, compile=False,
                     guard=False))
 
 
