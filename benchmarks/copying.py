@@ -11,7 +11,6 @@ exactly, by the length of the text, after each of the two stages.
 import argparse
 import gzip
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from benchmarks.adaptation import write
 from benchmarks.common import record
 from meristem.core.config import edit
+from meristem.core.files import read_json
 from meristem.corpus import toy
 from meristem.evals.run import evaluate
 from meristem.evals.subject import Subject
@@ -84,11 +84,11 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a few rows and steps, to see that it runs")
     given = parser.parse_args()
     texts = questions(given.data)
-    start = time.process_time()
     base = base_of(texts, given.out, given.seed, given.tiny)
-    found: dict[str, Any] = {"cpu_minutes": (time.process_time() - start) / 60}
+    found: dict[str, Any] = {}
     for name, model in (("copies alone", given.out / f"copies-{given.seed}"), ("with text", base)):
-        found[name] = copied(model, given.out, given.tiny)
+        found[name] = {"seconds": read_json(model / "result.json")["train_seconds"],
+                       "copied": copied(model, given.out, given.tiny)}
     record(f"copying-{given.seed}{'-tiny' * given.tiny}", found)
 
 
