@@ -57,7 +57,20 @@ def quoted(question: str, hits: Sequence[Hit]) -> str:
     return hits[0].chunk.text.rpartition(ANSWER)[2]
 
 
-def asked(store: Store, write: Writer, rows: Sequence[tuple[str, str]], outside: Sequence[str], least: float,
+class Remembered:
+    """A store that searches once for each question."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.found = store, dict[tuple[str, str], list[Hit]]()
+
+    def search(self, question: str, count: int, way: Way) -> list[Hit]:
+        """What the store finds."""
+        if (question, way) not in self.found:
+            self.found[question, way] = self.store.search(question, count, way)
+        return self.found[question, way]
+
+
+def asked(store: Store | Remembered, write: Writer, rows: Sequence[tuple[str, str]], outside: Sequence[str], least: float,
           way: Way) -> dict[str, Any]:
     """The counts of one threshold."""
     why, right, grounded = Counter[str](), list[float](), list[float]()
@@ -80,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", type=Path, help="a run or model folder that writes answers from the passages")
-    parser.add_argument("--limit", type=int, default=1000, help="questions of each kind")
+    parser.add_argument("--limit", type=int, default=500, help="questions of each kind")
     parser.add_argument("--tiny", action="store_true", help="a few questions, words alone, to see that it runs")
     given = parser.parse_args()
     start, limit = time.process_time(), 20 if given.tiny else given.limit
@@ -93,9 +106,10 @@ def main() -> None:
         outside = [text for text, _ in json.load(f)["oos_test"]][:limit]
     found: dict[str, Any] = {"entries": len(texts), "passages": len(store.chunks)}
     ways: list[Way] = ["words", "hybrid"] if encoder else ["words"]
+    once = Remembered(store)
     for way in ways:
         for least in LEASTS:
-            found[f"quoted, {way}, least {least}"] = asked(store, quoted, rows, outside, least, way)
+            found[f"quoted, {way}, least {least}"] = asked(once, quoted, rows, outside, least, way)
     person = [float(reply(text, store, quoted).why == "asked") for text in PERSON]
     found["asked for a person, seen"] = share(person)
     found["seen where nobody did"] = share([float(reply(text, store, quoted).why == "asked") for text, _ in rows])

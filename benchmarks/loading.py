@@ -1,6 +1,6 @@
 """A model whose fp32 weights are twice the memory there is (row G8): which ways of holding it load and write a token?
 
-    python -m benchmarks.loading [--tiny]
+    python -m benchmarks.loading [--out FOLDER] [--tiny]
 
 A Llama of random weights is saved in bf16 and, as `meristem export --bits` does, with 8 and 4 bits. Each folder is then
 loaded and asked for four tokens in a fresh process that may hold no more private memory (RLIMIT_DATA: interpreter,
@@ -12,18 +12,19 @@ import json
 import re
 import resource
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import record, worker
 
-SHAPE = {"vocab": 16_000, "dim": 1536, "layers": 18, "heads": 12, "groups": 12, "hidden": 4096, "context": 512}
+SHAPE = {"vocab": 16_000, "dim": 1280, "layers": 16, "heads": 10, "groups": 10, "hidden": 3456, "context": 512}
 TINY = {**SHAPE, "vocab": 512, "dim": 256, "layers": 2, "heads": 4, "groups": 4, "hidden": 512}
 WAYS = {"bf16": 0, "int8": 8, "int4": 4}
 
 
 def make(folder: Path, shape: dict[str, int]) -> dict[str, Any]:
-    """The three folders; how many parameters."""
+    """The three folders, those that are not there yet; how many parameters."""
     import torch
 
     from meristem.hub import hf
@@ -33,13 +34,14 @@ def make(folder: Path, shape: dict[str, int]) -> dict[str, Any]:
     config = Config(**shape)
     with torch.device("meta"):
         module = Model(config)
-    module = module.bfloat16().to_empty(device="cpu")
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(0.0, 0.02)
-    hf.save(folder / "bf16", "llama", config, module)
+    if not (folder / "bf16").is_dir():
+        module = module.bfloat16().to_empty(device="cpu")
+        with torch.no_grad():
+            for p in module.parameters():
+                p.normal_(0.0, 0.02)
+        hf.save(folder / "bf16", "llama", config, module)
     for name, bits in WAYS.items():
-        if bits:
+        if bits and not (folder / name).is_dir():
             small = hf.load(folder / "bf16")
             quantise(small.module, bits, 32 if bits == 4 else 0)
             hf.save(folder / name, "llama", config, small.module)
@@ -77,6 +79,7 @@ def main() -> None:
     """Write the folders, then ask each in its own process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="a small shape, to see that it runs")
+    parser.add_argument("--out", type=Path, help="where the folders are made and kept; else a temporary place")
     parser.add_argument("--worker", nargs="+")
     given = parser.parse_args()
     if given.worker:
@@ -85,8 +88,10 @@ def main() -> None:
                          asked(Path(folder), int(number))))
         return
     shape = TINY if given.tiny else SHAPE
-    with tempfile.TemporaryDirectory() as place:
-        found = worker("benchmarks.loading", "make", place, json.dumps(shape))
+    with ExitStack() as stack:
+        place = given.out or stack.enter_context(tempfile.TemporaryDirectory())
+        Path(place).mkdir(parents=True, exist_ok=True)
+        found = worker("benchmarks.loading", "make", str(place), json.dumps(shape))
         limit = (1 << 30) if given.tiny else found["parameters"] * 4 // 2
         found |= {"limit_mb": limit >> 20, "fp32_mb": found["parameters"] * 4 >> 20,
                   "planner": planned(shape, limit)}
