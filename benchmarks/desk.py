@@ -70,8 +70,8 @@ class Remembered:
         return self.found[question, way]
 
 
-def asked(store: Store | Remembered, write: Writer, rows: Sequence[tuple[str, str]], outside: Sequence[str], least: float,
-          way: Way) -> dict[str, Any]:
+def asked(store: Store | Remembered, write: Writer, rows: Sequence[tuple[str, str]], outside: Sequence[str],
+          least: float, way: Way) -> dict[str, Any]:
     """The counts of one threshold."""
     why, right, grounded = Counter[str](), list[float](), list[float]()
     for text, intent in rows:
