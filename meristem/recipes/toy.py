@@ -53,8 +53,8 @@ def copies() -> Run:
 def tutor() -> Run:
     """A sum of three digits worked column by column: whoever is asked for hint n goes on where the hints before ended.
 
-    Command: `meristem pretrain tutor data.corpus=CORPUS --out runs/tutor` on the corpus `toy:tutor`. CPU time: not
-    measured yet. Expected: no score was measured yet.
+    Command: `meristem pretrain tutor data.corpus=CORPUS --out runs/tutor` on the corpus `toy:tutor
+    documents=12000`. CPU time: 1 minute. Expected: every hint of 400 new sums is right (seed 0; docs/results.md, I5).
     """
     return Run(
         name="tutor",
