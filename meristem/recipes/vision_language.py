@@ -51,7 +51,7 @@ def shown_words() -> Run:
     """The language model of recipe flamingo: it learns from text which new word means which colour.
 
     Command: `meristem pretrain shown_words data.corpus=CORPUS --out runs/words` on the corpus `toy:looks kind=words`.
-    CPU time: not measured yet. Expected: no score was measured yet.
+    CPU time: 0.7 minutes. Expected: after eight worked examples the ninth is named right in 93.5 % of 200 unseen rows.
     """
     return Run(
         name="shown_words",
@@ -65,7 +65,8 @@ def flamingo() -> Run:
 
     Command: `meristem pretrain flamingo data.corpus=CORPUS objective.language=runs/words objective.vision=runs/vit
     data.codec.name=saved data.codec.folder=runs/words --out runs/flamingo` on the corpus `toy:looks kind=names`.
-    CPU time: not measured yet. Expected: no score was measured yet.
+    CPU time: 1.7 minutes. Expected: 22 % after eight examples, as many on noise: at this budget it learns which words
+    may come, and not to see (docs/results.md, A29).
     """
     return Run(
         name="flamingo",
