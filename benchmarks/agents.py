@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("functions", "shop", "world"))
     parser.add_argument("--model", type=Path, help="a chat model's run; without it the accepted calls are made")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--limit", type=int, default=10_000, help="rows of a part of BFCL, dialogues, at most")
     parser.add_argument("--tiny", action="store_true", help="a few rows and steps, to see that it runs")
     a = parser.parse_args()
