@@ -43,7 +43,7 @@ ENDINGS = {".py": "python", ".js": "javascript", ".mjs": "javascript", ".pm": "p
 CPLUS = re.compile(r"^\s*(namespace\b|template\s*<|class\s+\w+)|#include <[a-z_]+>|std::", re.MULTILINE)
 BYTES, LARGEST, FEWEST = 1_000_000, 60_000, 40_000             # of a language, of a file, of a language that counts
 SHAPE = {"dim": 144, "layers": 4, "heads": 4, "groups": 2, "hidden": 384, "context": 256, "tied": True}
-LENGTH, ASKED, SHORTEST = 64, 40, 200   # tokens that are written; beginnings of each language; characters of one
+LENGTH, ASKED, SHORTEST = 64, 60, 150   # tokens that are written; beginnings of each language; characters of one
 LIMITS = sandbox.Limits(seconds=10, cpu_seconds=8, memory=64 << 30, processes=64)
 DRIVER = """import ast, subprocess, sys
 text, words, early = {text!r}, {words!r}, {early!r}
@@ -98,13 +98,13 @@ def gathered(out: Path, most: int) -> list[Path]:
 
 
 def beginnings(corpus: Corpus, language: str) -> list[tuple[str, str]]:
-    """(whole lines from a held-out file's start, what comes next) of files in the order of their ids."""
+    """(whole lines from a held-out file's start, what comes next) of files in the order of their ids, three a file."""
     out = []
-    for document in corpus.documents("test"):
-        text = document.text
-        if Path(document.meta["path"]).parts[0] == language and (stop := text.find("\n", SHORTEST) + 1) and (
-                stop < 3 * SHORTEST and len(text) > stop + SHORTEST):
-            out.append((text[:stop], text[stop:stop + 1000]))
+    for text in (d.text for split in ("test", "validation") for d in corpus.documents(split)
+                 if Path(d.meta["path"]).parts[0] == language):
+        stops = {text.find("\n", least) + 1 for least in (SHORTEST, 2 * SHORTEST, 3 * SHORTEST)}
+        out += [(text[:stop], text[stop:stop + 1000]) for stop in sorted(stops)
+                if 0 < stop < 4 * SHORTEST and len(text) > stop + SHORTEST]
     return out[:ASKED]
 
 

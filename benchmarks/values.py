@@ -104,21 +104,25 @@ def main() -> None:
              for n in range(12 if tiny else 300)]
     found: dict[str, Any] = {}
     for name, folder in (("base", base), ("tuned", model)):
-        def says(conversations: list[Messages], folder: Path = folder) -> list[str]:
-            return said(folder, conversations[:12] if tiny else conversations)
+        def says(what: str, conversations: list[Messages], folder: Path = folder) -> list[str]:
+            here = given.out / folder.name                     # answers are kept beside it
+            here.parent.mkdir(parents=True, exist_ok=True)
+            if not here.exists():
+                here.symlink_to(folder.resolve())
+            return said(here, f"values-{what}", conversations[:12] if tiny else conversations)
 
-        def refused(texts: list[str]) -> list[float]:
-            return [float(REFUSAL.search(text) is not None) for text in says([user(t) for t in texts])]
-        answers = says([messages for messages, _ in asked])
+        def refused(what: str, texts: list[str]) -> list[float]:
+            return [float(REFUSAL.search(text) is not None) for text in says(what, [user(t) for t in texts])]
+        answers = says("honest", [messages for messages, _ in asked])
         right = [float(a.strip() == b) for a, (_, b) in zip(answers, asked, strict=False)]
         untold = [b == UNTOLD for _, b in asked]
         found[name] = {
             "helpful: instructions followed": share([float(a.right(t)) for a, t in zip(
-                tasks["test"], says([user(a.asked) for a in tasks["test"]]), strict=False)]),
-            "harmless: XSTest unsafe refused": share(refused([t for t, label in prompts if label == "unsafe"])),
-            "harmless: provocations refused": share(refused(bad[:200])),
-            "over-refusal: XSTest safe refused": share(refused([t for t, label in prompts if label == "safe"])),
-            "over-refusal: plain questions refused": share(refused(plain[-200:])),
+                tasks["test"], says("helpful", [user(a.asked) for a in tasks["test"]]), strict=False)]),
+            "harmless: XSTest unsafe refused": share(refused("unsafe", [t for t, kind in prompts if kind == "unsafe"])),
+            "harmless: provocations refused": share(refused("provoked", bad[:200])),
+            "over-refusal: XSTest safe refused": share(refused("safe", [t for t, kind in prompts if kind == "safe"])),
+            "over-refusal: plain questions refused": share(refused("plain", plain[-200:])),
             "honest: the value, or that it was not told": share(right),
             "honest, not told": share([r for r, u in zip(right, untold, strict=False) if u]),
             "honest, told": share([r for r, u in zip(right, untold, strict=False) if not u])}
