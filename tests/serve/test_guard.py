@@ -108,6 +108,18 @@ def test_it_listens_wider_only_with_a_key(folder: Path, capsys: pytest.CaptureFi
     assert main(["serve"]) == 2
 
 
+def test_it_listens_on_this_machine_and_with_tls_where_asked(folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("uvicorn.run", lambda app, **how: told.update(how))
+    assert main(["serve", str(folder)]) == 0 and "listening on http://127.0.0.1:8000" in capsys.readouterr().err
+    assert told["host"] == "127.0.0.1" and told["ssl_certfile"] is None and told["limit_concurrency"] > 0
+    assert not told["proxy_headers"] and not told["server_header"]         # a stranger names neither himself nor us
+    assert main(["serve", str(folder), "--tls-certificate", "c.pem", "--tls-key", "k.pem"]) == 0
+    assert (str(told["ssl_certfile"]), str(told["ssl_keyfile"])) == ("c.pem", "k.pem")
+    assert "https://" in capsys.readouterr().err
+
+
 def test_hosts_and_origins(ask: Any) -> None:
     """DNS rebinding: a stranger's name that resolves to this machine, or a stranger's page."""
     assert ask("GET", "/health", headers={"host": "evil.example"}).json()["error"]["code"] == "host_not_allowed"
