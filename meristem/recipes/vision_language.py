@@ -37,8 +37,9 @@ def llava() -> Run:
 def senses() -> Run:
     """Words, pictures, sounds and series of numbers in one decoder: eight small tasks, told apart by their question.
 
-    Command: `meristem pretrain senses data.corpus=CORPUS --out runs/one` on the corpus `toy:senses`. CPU time: not
-    measured yet. Expected: no score was measured yet.
+    Command: `meristem pretrain senses data.corpus=CORPUS --out runs/one` on the corpus `toy:senses`. CPU time: 0.8
+    minutes for 400 steps. Expected of these: 95.8 % of 1,599 questions, seven tasks nearly without a mistake and 67.5 %
+    of the shapes (docs/results.md, C16).
     """
     return Run(
         name="senses", model=llava().model, objective=Part("joined", {}),
