@@ -16,7 +16,7 @@ WORDS = Part("bpe", {"vocab": 4096, "special": ["<|im_start|>", "<|im_end|>"]})
 def sft() -> Run:
     """Instruction tuning: conversations, several in a row, loss on the assistant's tokens alone.
 
-    Command: `meristem adapt MODEL sft data.corpus=CHATS.jsonl --out runs/sft`. CPU time: 4 minutes with
+    Command: `meristem adapt MODEL sft data.corpus=CHATS.jsonl --out runs/sft`. CPU time: below 5 minutes with
     500 steps (`python -m benchmarks.assistant`). Expected there, on a base that copies: 65.3 % (61.4 to 69.0) of 600
     held-out instructions followed, 99.3 % in phrasings of training; the base none (docs/results.md, A4).
     """
