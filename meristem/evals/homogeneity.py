@@ -99,8 +99,8 @@ def inherited(base: Path, adapted: Sequence[Path], task: str, metric: str, seed:
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if draws else (float("nan"), float("nan"))
         whole = float(np.corrcoef(first, other)[0, 1]) if n and first.std() > 0 and other.std() > 0 else float("nan")
         said = Interval(float(low), float(high), f"bootstrap over {n} items")
-        means = (_mean(values[one][counts[one]]) for one in (base, folder))
-        out.append(Inherited(folder.name, *means, whole, said))
+        ours, theirs = _mean(values[base][counts[base]]), _mean(values[folder][counts[folder]])
+        out.append(Inherited(folder.name, ours, theirs, whole, said))
     return out
 
 
