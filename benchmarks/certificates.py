@@ -25,6 +25,7 @@ from meristem.core.config import Part
 from meristem.core.files import write_json
 from meristem.core.run import Data, Run, Train
 from meristem.corpus import toy
+from meristem.corpus.canaries import found as standing
 from meristem.corpus.canaries import planted
 from meristem.corpus.curate import curate
 from meristem.corpus.labelled import labelled
@@ -105,7 +106,7 @@ def runs(data: Path, out: Path, tiny: bool) -> dict[str, Any]:
     train, test = problems(data, "train")[: 60 if tiny else 500], problems(data, "test")
     leaked, kept = test[: 4 if tiny else 100], test[100: 104 if tiny else 200]
     repeats, each = ((1, 4), 2) if tiny else ((1, 4, 16, 64), 4)
-    lines = [text.rpartition("\n")[2] for text in planted(["x"] * sum(n * each for n in repeats), repeats, each)]
+    lines = [text.splitlines()[-1] for text in planted(["x"] * sum(n * each for n in repeats), repeats, each)]
     grouped: dict[str, int] = {}
     copies = []
     for line in lines:
@@ -118,6 +119,7 @@ def runs(data: Path, out: Path, tiny: bool) -> dict[str, Any]:
         for split, some in raw.items():
             (out / name / f"{split}.jsonl").write_text("".join(json.dumps(ROW | {"text": t}) + "\n" for t in some))
     everything = labelled(out / "all")
+    assert sum(standing(everything, "train").values()) == len(lines), "a canary was lost on the way"
     single = without_copies(texts, out / "work")
     (out / "deduplicated" / "train.jsonl").write_text("".join(json.dumps(ROW | {"text": t}) + "\n" for t in single))
     labelled(out / "deduplicated")
@@ -137,8 +139,9 @@ def runs(data: Path, out: Path, tiny: bool) -> dict[str, Any]:
         folder = pretrain(run, out / "runs" / name)
         subject = Subject.open(folder, name)
         made = battery(subject, everything, limit=20 if tiny else 100)
+        asked = [*made.scores, *evaluate(subject, everything, ["canaries"], limit=20 if tiny else 100)]
         found[name] = {"minutes": round((time.process_time() - start) / 60, 1),
-                       **{s.name: [s.value, s.interval.low, s.interval.high, s.n] for s in made.scores}}
+                       **{s.name: [s.value, s.interval.low, s.interval.high, s.n] for s in asked}}
         if name == "all":
             for s in evaluate(subject, everything, ["gsm8k"], data=questions, limit=4 if tiny else 200):
                 found[f"certificate of {s.name}"] = {
