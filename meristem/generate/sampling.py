@@ -22,6 +22,7 @@ from meristem.core.errors import RequestError
 from meristem.nn import kernel
 
 BANNED = float("-inf")
+MOST = 1e4                              # of a penalty or bias: far larger ones leave infinities and no token
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ class Sampling:
             "length": (self.length >= 1, ">= 1"), "temperature": (0 <= self.temperature < math.inf, ">= 0 and finite"),
             "top_k": (self.top_k >= 0, ">= 0"), "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),
-            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "> 0 and finite"),
-            "frequency_penalty": (math.isfinite(self.frequency_penalty), "finite"),
-            "presence_penalty": (math.isfinite(self.presence_penalty), "finite"),
+            "repetition_penalty": (0.01 <= self.repetition_penalty <= 100, "from 0.01 to 100"),   # 5e-324: no logit
+            "frequency_penalty": (abs(self.frequency_penalty) <= MOST, f"from {-MOST:g} to {MOST:g}"),
+            "presence_penalty": (abs(self.presence_penalty) <= MOST, f"from {-MOST:g} to {MOST:g}"),
             "no_repeat_ngram": (self.no_repeat_ngram >= 0, ">= 0"), "beams": (self.beams >= 1, ">= 1"),
             "length_penalty": (math.isfinite(self.length_penalty), "finite"),
             "top_logprobs": (self.top_logprobs >= 0, ">= 0"), "ahead": (self.ahead >= 0, ">= 0")}
         wrong = [f"{name} {getattr(self, name)} must be {rule}" for name, (good, rule) in limits.items() if not good]
-        if any(not value < math.inf for value in self.logit_bias.values()):
-            wrong.append("logit_bias must be numbers below infinity")
+        if any(not value <= MOST for value in self.logit_bias.values()):
+            wrong.append(f"logit_bias must be numbers up to {MOST:g}")
         if not all(self.stop):
             wrong.append("stop must not hold an empty text")
         if self.beams > 1 and self.temperature > 0:

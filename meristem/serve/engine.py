@@ -162,7 +162,7 @@ class Engine:
                 found.append(self._guarded(self._read, [pieces[i] for i in some]))
         for one in found:
             if one is not None:
-                self._choose(one)
+                self._settle(one)
         took = time.perf_counter() - start
         self.counts.steps += 1
         self.counts.busy += took
@@ -399,6 +399,14 @@ class Engine:
             self.pages.name(row.pages[len(row.names) - 1], row.names[-1])
 
     # -- choosing ----------------------------------------------------------------------------------------------------
+
+    def _settle(self, found: Found) -> None:
+        """`_choose`; when it fails the rows that it was about fail, and the server goes on."""
+        try:
+            self._choose(found)
+        except Exception as error:                             # found by schemathesis: it ended the loop
+            for row in [row for row in found.rows if row in self.rows]:
+                self._fail(row.ask, error)
 
     def _choose(self, found: Found) -> None:
         """The next token of every row, and as many more as were guessed rightly."""

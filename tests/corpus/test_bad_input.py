@@ -124,11 +124,13 @@ def test_a_file_of_records_that_holds_none_has_a_line_too(raw, tmp_path):
     """Found by fuzzing: a table of nothing but its heading, an empty archive and a page-less crawl left no trace."""
     (raw / "a.csv").write_text("text,n\n")
     (raw / "b.jsonl").write_bytes(b"")
+    (raw / "e.csv").write_bytes(b"text,n\rm\none,1\n")
     (raw / "c.warc.gz").write_bytes(gzip.compress(b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 12"))
     with tarfile.open(raw / "d.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("inside.csv"), io.BytesIO(b""))
     rows = ledger(raw, tmp_path)
     assert {rows[f"raw/{name}"]["rule"] for name in ("a.csv", "b.jsonl")} == {"no_record"}
+    assert rows["raw/e.csv"]["rule"] == "not_csv"
     assert [row["verdict"] for path, row in rows.items() if path.startswith("raw/c.warc.gz")] == ["dropped"]
     assert [path for path in rows if path.startswith("raw/d.tar")] == ["raw/d.tar/inside.csv"]
 

@@ -129,10 +129,11 @@ def test_the_edges_of_the_interval_stay_on_likely_tokens() -> None:
 @pytest.mark.parametrize(("fields", "line"), [
     ({"length": 0, "top_k": -1}, "length 0 must be >= 1; top_k -1 must be >= 0"),
     ({"min_p": 1.5}, r"min_p 1.5 must be in"),
-    ({"repetition_penalty": 0.0}, "repetition_penalty 0.0 must be > 0"), ({"beams": 0}, "beams 0 must be >= 1"),
+    ({"repetition_penalty": 5e-324}, "repetition_penalty 5e-324 must be from 0.01"),
+    ({"beams": 0}, "beams 0 must be >= 1"),
     ({"frequency_penalty": float("nan")}, "frequency_penalty nan"), ({"presence_penalty": float("inf")}, "presence"),
     ({"no_repeat_ngram": -2}, "no_repeat_ngram -2"), ({"logit_bias": {1: float("nan")}}, "logit_bias must be"),
-    ({"logit_bias": {1: float("inf")}}, "logit_bias must be"), ({"stop": ("a", "")}, "empty text"),
+    ({"logit_bias": {1: 1e308}}, "logit_bias must be"), ({"stop": ("a", "")}, "empty text"),
     ({"beams": 2, "temperature": 1.0}, "set temperature 0"), ({"beams": 2, "ahead": 3}, "exclude each other"),
     ({"regex": "a", "schema": {}}, "schema and lark exclude"), ({"ahead": -1}, "ahead -1"),
     ({"length_penalty": float("nan")}, "length_penalty nan"), ({"top_logprobs": -1}, "top_logprobs -1"),

@@ -131,6 +131,25 @@ def test_calls_take_their_turn_and_a_failure_stays_in_its_request() -> None:
     assert isinstance(heard[-1], Done)
 
 
+def test_a_failure_in_choosing_ends_its_requests_and_not_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by schemathesis: an exception there ended the thread, and every later request waited for ever."""
+    made, called = engine(), []
+
+    def broken(*given: Any) -> Any:
+        called.append(given)
+        raise IndexError("amax(): Expected reduction dim -1 to have non-zero size")
+    first, heard = ask([5, 6], Sampling(length=3))
+    made.submit(first)
+    with monkeypatch.context() as patched:
+        patched.setattr("meristem.serve.engine.chosen", broken)
+        drain(made)
+    assert called and isinstance(heard[-1], Failed) and made.pages.used == 0
+    second, again = ask([5, 6], Sampling(length=3))
+    made.submit(second)
+    drain(made)
+    assert isinstance(again[-1], Done)
+
+
 def test_clients_share_by_tokens() -> None:
     """One who asks for much waits for one who asks for little: both begin, whoever came first."""
     made, order = engine(rows=1), []

@@ -13,7 +13,10 @@ def records(stream: BinaryIO, name: str, options: Options) -> Iterator[Record | 
     text = _texts(stream)
     first = next(text, "")
     separator = max("\t,;", key=first.count)
-    columns = next(csv.reader([first], delimiter=separator), [])
+    try:
+        columns = next(csv.reader([first], delimiter=separator), [])
+    except csv.Error as error:                                 # a carriage return within the header
+        raise RefusedError("not_csv", str(error)[:100]) from None
     column = rows.column_of(columns, options)
     if column not in columns:
         raise RefusedError("no_text", rows.missing(column, columns))
