@@ -212,7 +212,11 @@ class Trainer:
 
 @contextmanager
 def stop_asked() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying mid-step; a second SIGINT aborts at once."""
+    """Collect SIGINT and SIGTERM instead of dying mid-step; a second SIGINT aborts at once.
+
+    Once SIGTERM was asked further ones do nothing afterwards either: schedulers send it to the group and to the leader,
+    and the second must not kill a process that has saved and is about to say so.
+    """
     asked: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -228,7 +232,11 @@ def stop_asked() -> Iterator[list[int]]:
         yield asked
     finally:
         for s, handler in old.items():
-            signal.signal(s, handler)
+            signal.signal(s, _heard if s == signal.SIGTERM and s in asked else handler)
+
+
+def _heard(number: int, frame: Any) -> None:
+    """Nothing: the process is ending already."""
 
 
 def compile_regions(objective: Objective) -> None:
