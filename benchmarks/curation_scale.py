@@ -19,7 +19,9 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import record
 
@@ -61,16 +63,19 @@ def shuffled(line: str) -> str:
     return " ".join([*words, last])
 
 
-def write(path: Path, megabytes: float) -> int:
-    """JSON lines of at least that size; returns the bytes of text."""
-    size = 0
-    with open(path, "w", encoding="utf-8") as f:
+def write(paths: dict[Path, float]) -> dict[Path, int]:
+    """JSON lines of at least those megabytes, all from one pass; returns each one's bytes of text."""
+    sizes = dict.fromkeys(paths, 0)
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(open(path, "w", encoding="utf-8")) for path in paths}
         for number, text in enumerate(texts()):
-            f.write(json.dumps({"text": text, "id": str(number), "path": f"{number}.txt"}) + "\n")
-            size += len(text.encode())
-            if size > megabytes * 1e6:
+            line = json.dumps({"text": text, "id": str(number), "path": f"{number}.txt"}) + "\n"
+            for path in [path for path, megabytes in paths.items() if sizes[path] <= megabytes * 1e6]:
+                files[path].write(line)
+                sizes[path] += len(text.encode())
+            if all(sizes[path] > megabytes * 1e6 for path, megabytes in paths.items()):
                 break
-    return size
+    return sizes
 
 
 def ours(path: Path, out: Path) -> None:
@@ -139,9 +144,10 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for megabytes in (1,) if args.tiny else SIZES:
-            path = folder / f"{megabytes}.jsonl"
-            size = write(path, megabytes)
+        wanted = {folder / f"{megabytes}.jsonl": float(megabytes) for megabytes in ((1,) if args.tiny else SIZES)}
+        sizes = write(wanted)
+        for path, megabytes in wanted.items():
+            size = sizes[path]
             row = {"megabytes": round(size / 1e6, 1)}
             commands = {"ours": [sys.executable, "-m", "benchmarks.curation_scale", "--ours", str(path), f"{path}.out"]}
             if args.peer and megabytes <= SIZES[0]:
@@ -152,11 +158,11 @@ def main() -> None:
                 row[f"{who}_mb_per_cpu_second"] = round(size / 1e6 / facts["cpu"], 2)
             rows.append(row)
             print(json.dumps(row), file=sys.stderr)
-    facts = {"rows": rows}
+    whole: dict[str, Any] = {"rows": rows}
     if len(rows) == 3:
         steps = [rows[n + 1]["ours_cpu"] - rows[n]["ours_cpu"] for n in range(2)]
-        facts["exponent"] = round(math.log2(steps[1] / steps[0]), 3)
-    print(json.dumps(facts)) if args.tiny else record("curation_scale", facts)
+        whole["exponent"] = round(math.log2(steps[1] / steps[0]), 3)
+    print(json.dumps(whole)) if args.tiny else record("curation_scale", whole)
 
 
 if __name__ == "__main__":
