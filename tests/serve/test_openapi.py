@@ -30,5 +30,6 @@ def test_no_request_makes_the_server_fail(url: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
 def test_no_request_makes_the_server_fail_in_many_tries(url: str) -> None:
     assert tried(url, LONG) > 15
