@@ -3,8 +3,9 @@
 Prose of this machine (docstrings and documentation of the standard library and of installed packages) as JSON lines,
 with an edited copy of every tenth document. Ours: `--stages "gopher c4 fineweb"`, then near duplicates, on one core.
 Theirs (`--peer PYTHON`, an environment with datatrove, spacy, nltk and xxhash<4): the same filters, MinHash with 14
-bands of 8, local executor, one task. Fresh processes; CPU seconds of the process and its children, peak of the resident
-set. The exponent is the slope of log seconds on log bytes, start-up taken away. `--tiny` takes 1 MB.
+bands of 8, local executor, one task. `--sizes` are 50, 100 and 200 MB, which take ten minutes to write. Fresh
+processes; CPU seconds of the process and its children, peak of the resident set. The exponent is the slope of log
+seconds on log bytes, start-up taken away. `--tiny` takes 1 MB.
 """
 import argparse
 import ast
@@ -139,18 +140,19 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer", default="")
+    parser.add_argument("--sizes", nargs=3, type=int, default=list(SIZES), help="megabytes, each twice the one before")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = {folder / f"{megabytes}.jsonl": float(megabytes) for megabytes in ((1,) if args.tiny else SIZES)}
+        wanted = {folder / f"{megabytes}.jsonl": float(megabytes) for megabytes in ([1] if args.tiny else args.sizes)}
         sizes = write(wanted)
         for path, megabytes in wanted.items():
             size = sizes[path]
             row = {"megabytes": round(size / 1e6, 1)}
             commands = {"ours": [sys.executable, "-m", "benchmarks.curation_scale", "--ours", str(path), f"{path}.out"]}
-            if args.peer and megabytes <= SIZES[0]:
+            if args.peer and megabytes <= args.sizes[0]:
                 commands["datatrove"] = [args.peer, "-c", THEIRS, str(path), f"{path}.dt"]
             for who, command in commands.items():
                 facts = measured(command)
